@@ -115,6 +115,7 @@ FIXES = {
     "weights set back": "load the first weights once, before the loop, or make a new optimiser for each training",
     "scaler made anew": "make the gradient scaler once, before the loop",
     "log-probability of another sample": "keep the sample that was used: action = dist.sample(); dist.log_prob(action)",
+    "entropy is lowered": "subtract the entropy from the loss that is minimised",
     "sample without a gradient": "use rsample() in place of sample()",
     "one buffer in all samples": "give each sample memory of its own: copy the buffer in __getitem__",
     "plateau looked for the other way": 'give ReduceLROnPlateau mode="min" for losses, mode="max" for scores',

@@ -26,7 +26,7 @@ from rislab.checkup.observers.checkpoints import Checkpoints
 from rislab.checkup.observers.class_targets import OneClass
 from rislab.checkup.observers.class_weights import ClassWeights
 from rislab.checkup.observers.constant_terms import ConstantTerms
-from rislab.checkup.observers.drawn_samples import DrawnSamples
+from rislab.checkup.observers.drawn_samples import DrawnSamples, LoweredEntropies
 from rislab.checkup.observers.frozen import FrozenTensors
 from rislab.checkup.observers.gradient_use import GradientUse
 from rislab.checkup.observers.graph_patterns import GraphPatterns
@@ -254,6 +254,7 @@ def standard_observers() -> list[Observer]:
         SplitLeakage(),
         SharedBuffers(),
         DrawnSamples(),
+        LoweredEntropies(),
         PrintedLosses(loaders),
         PrintedEvaluations(loaders),
         SavedNetworks(),

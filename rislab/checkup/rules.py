@@ -181,7 +181,7 @@ _OF_THE_LOOP = (
                 "samplers differ between ranks", "not judged", "always the first batch", "loader without a batch",
                 "samples that are never drawn", "classes that training never had", "straight-through without detach",
                 "loss is maximised", "sums that keep one of their terms", "one buffer in all samples",
-                "log-probability of another sample", "sample without a gradient"),
+                "log-probability of another sample", "entropy is lowered", "sample without a gradient"),
         reference=STEP,
     ),
     Rule(

@@ -82,3 +82,22 @@ def test_a_density_that_is_written_out_trains_by_what_another_network_says_of_it
             (-score * critic(action).detach().squeeze(1)).mean().backward()
             optimizer.step()
     assert _names(process) == []
+
+
+@pytest.mark.parametrize("kind", ["lowered", "raised", "maximised", "beside no policy"])
+def test_an_entropy_that_is_lowered(kind: str) -> None:
+    torch.manual_seed(0)
+    network = nn.Linear(4, 3)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, maximize=kind == "maximised")
+    with ProcessWatch() as process:
+        for _ in range(8):
+            policy = Categorical(logits=network(torch.randn(16, 4)))
+            action = policy.sample()
+            entropy = 0.01 * policy.entropy().mean()
+            loss = entropy if kind == "beside no policy" else -(policy.log_prob(action) * torch.randn(16)).mean()
+            optimizer.zero_grad()
+            (
+                -loss + entropy if kind == "maximised" else loss - entropy if kind == "raised" else loss + entropy
+            ).backward()
+            optimizer.step()
+    assert _names(process) == [("fault", "entropy is lowered")] * (kind == "lowered")

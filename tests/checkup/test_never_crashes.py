@@ -1371,6 +1371,7 @@ REPORTED: dict[str, Callable[[], Any]] = {
     "on_scaler_update": lambda: torch.amp.GradScaler("cpu", enabled=False).update(),
     "on_checkpoint": lambda: torch.utils.checkpoint.checkpoint(torch.exp, torch.ones(1), use_reentrant=False),
     "on_sample": lambda: torch.distributions.Normal(0.0, 1.0).sample(),
+    "on_entropy": lambda: torch.distributions.Normal(0.0, 1.0).entropy(),
     "on_log_prob": lambda: torch.distributions.Normal(0.0, 1.0).log_prob(torch.ones(1)),
 }
 

@@ -1,4 +1,4 @@
-"""Samples of distributions: drawn without a gradient, or scored in place of the one that was used."""
+"""Distributions: samples without a gradient, or scored in place of the one that was used; entropies that sink."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 from torch.distributions import Normal
+from torch.optim.optimizer import Optimizer
+from torch.utils.hooks import unserializable_hook
 
 from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.recording.call_stack import caller
@@ -22,8 +24,8 @@ from rislab.checkup.rules import Code
 
 # Distributions that are held between two backwards, and samples of each; nodes that are gone through.
 HELD, SAMPLES, NODES = 64, 4, 2000
-# Backwards that must agree.
-AGREEING = 3
+# Backwards, and gradients of entropies, that must agree.
+AGREEING, ENTROPIES = 3, 6
 
 
 @dataclass(eq=False)
@@ -112,6 +114,40 @@ class DrawnSamples(Observer):
             text += "log-probability was asked for, so that the loss of that network does not train what the Normal is "
             results.append(as_fault(Code.LOSSES, "sample without a gradient", f"{text}made from", self._where[1]))
         return results
+
+
+class LoweredEntropies(Observer):
+    """Looks at the gradients of the first entropies of policies: a bonus for exploring is subtracted from the loss."""
+
+    def __init__(self) -> None:
+        self._gradients: list[Tensor] = []  # of entropies
+        self._scored = self._maximised = False  # whether a log-probability was trained, and something maximised
+        self._where = ""
+
+    def on_log_prob(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        self._scored |= torch.is_grad_enabled() and _node_of(args[0]) is not None
+        return self._scored
+
+    def on_entropy(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], value: Tensor) -> bool:
+        if value.requires_grad:
+            self._where = self._where or caller()[0]
+            value.register_hook(unserializable_hook(lambda gradient: self._note(gradient)))
+        return len(self._gradients) >= ENTROPIES
+
+    def _note(self, gradient: Tensor) -> None:
+        if len(self._gradients) < ENTROPIES:
+            self._gradients.append(gradient.detach())
+
+    def before_step(self, optimizer: Optimizer, closure: bool) -> None:
+        self._maximised |= any(group.get("maximize") for group in optimizer.param_groups)
+
+    def findings(self) -> list[Finding]:
+        raised = any(bool((one <= 0).any()) for one in self._gradients)
+        if len(self._gradients) < ENTROPIES or raised or self._maximised or not self._scored:
+            return []
+        text = f"in {ENTROPIES} backwards the gradient of the entropy of a policy was above 0, in the first it was "
+        text += f"{self._gradients[0].max():.3g}: each step lowers it, and the policy stops to explore"
+        return [as_fault(Code.LOSSES, "entropy is lowered", text, self._where)]
 
 
 def _inputs_of(node: Node) -> list[Tensor]:

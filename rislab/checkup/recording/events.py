@@ -141,6 +141,9 @@ class Observer:
     def on_sample(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], value: Tensor) -> bool | None:
         """sample() of a distribution gave a value."""
 
+    def on_entropy(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], value: Tensor) -> bool | None:
+        """entropy() of a distribution gave a value."""
+
     # Windows like many before are only counted: these events are all that comes then.
 
     def may_count(self) -> int:

@@ -90,9 +90,10 @@ CALLS: dict[str, tuple[tuple[Any, str], ...]] = {
     "on_checkpoint": ((torch.utils.checkpoint, "checkpoint"),),
     "on_sample": tuple((kind, "sample") for kind in _KINDS),
     "on_log_prob": tuple((kind, "log_prob") for kind in _KINDS),
+    "on_entropy": tuple((kind, "entropy") for kind in _KINDS),
 }
 # Those of which the result is reported as well.
-_ENDED = {"on_sample"}
+_ENDED = {"on_sample", "on_entropy"}
 _TORCH = torch.__path__[0]
 # What has no mode of its own.
 _NOTHING = (None,)
