@@ -12,7 +12,7 @@ import torch
 
 from rislab.training.records import StepRecord
 
-REDRAW_SECONDS = 0.18
+REDRAW_SECONDS = 0.19
 # Drawing may take this share of the time: figures that take longer come less often.
 DRAWING_SHARE = 1 / 20
 POLL_SECONDS = 0.05

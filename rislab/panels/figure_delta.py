@@ -33,7 +33,7 @@ def delta(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         "count" of traces; "traces", by place what is to be set, to be appended ("tail", with the length "from" which
-        on it stands), and "gone"; the "layout" if it has changed.
+        on it stands), and "gone"; of the "layout", where it has changed, the same.
     """
     traces: dict[str, Any] = {}
     for place, trace in enumerate(new["data"]):
@@ -41,7 +41,8 @@ def delta(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
         if changes := _changes(before, trace):
             traces[str(place)] = changes
     result: dict[str, Any] = {"count": len(new["data"]), "traces": traces}
-    return result if _same(old["layout"], new["layout"]) else {**result, "layout": packed(new["layout"])}
+    layout = _changes(old["layout"], new["layout"])
+    return {**result, "layout": layout} if layout else result
 
 
 def packed(value: Any) -> Any:

@@ -20,6 +20,9 @@ from rislab.plots.style import BLUE, CHART_TITLE, COUNTER_STYLES, GREY, VERMILLI
 HEIGHT = 440
 POINTS, MEDIANS = 500, 300  # of a curve on the page; the records hold all
 SIDES = ("gradient norm", "learning rate", "loss scale", "event counts")
+ROWS = ([0.8, 0.96], [0.54, 0.7], [0.28, 0.44], [0.02, 0.18])  # of these, each under its title
+BELOW = 0.36  # of the figure of the losses, for the strip
+MARGIN = {"t": 64, "b": 40, "l": 64, "r": 12}
 COUNTER_DASHES = {"": "solid", "/": "dash", "x": "dot"}  # pattern of a bar → dash of a line
 LABELLED = 6  # runs whose curves have a label; older ones are thin and share one
 ROOM = 150  # pixels behind the ends of the curves, for their labels; plot.js makes it on any width of the page
@@ -35,7 +38,7 @@ HEAD = ("run", "state", "epoch", "steps", "skipped", "train", "eval, same data",
 
 
 def figure_dict(runs: Sequence[Run], title: str, *, log: bool = True, unit: str = "steps") -> dict[str, Any]:
-    """Losses of all runs; of the last one what fed its steps, gradient norms, learning rates, loss scale, event counts.
+    """Losses of all runs, and what fed the steps of the last one.
 
     Args:
         runs: oldest first.
@@ -53,27 +56,55 @@ def figure_dict(runs: Sequence[Run], title: str, *, log: bool = True, unit: str 
         data += drawn
         if (end := _end_of(drawn[1])) is not None and not old:
             ends.append((f"<span style='color:{style.colour}'>■</span> {_wrapped(name)}", *end))
-    reach = max((float(_across(run, unit)[-1]) for run in runs if run.history.windows), default=1.0)
-    if any(run.state in ("waiting", "running", "paused") for run in runs):
-        reach = _rounded(reach)
+    reach = _reach(runs, unit)
     lines: list[dict[str, Any]] = []
     if runs:
         levels = level_lines(runs[-1].levels, 0.0, reach, places=2)
         data += [{**level, "showlegend": False} for level in levels]
         ends += [(f"{name} {value:.3g}", reach, value) for name, value in runs[-1].levels.items()]
         lines, _ = epoch_lines(_across(runs[-1], unit, "epoch end").tolist())
-        data += _side(runs[-1], unit)
-    span = _span([trace for trace in data if trace.get("yaxis", "y") == "y"], log)
+    span = _span(data, log)
     strip, ticks = fed_strip(runs[-1] if runs else None)
     data += [*_key(data, runs), end_labels(ends, 1.01 * reach, span, log), *strip]
-    layout = _layout(title, [{**line, "y0": 0.36} for line in lines], log, unit)
+    layout = _layout(title, [{**line, "y0": BELOW} for line in lines], log, unit)
     layout["xaxis"]["range"], layout["yaxis"]["range"] = [0, reach], span
     layout["yaxis"] |= log_ticks(*span) if log else {"nticks": 6}
     if not runs:
         middle = {"x": 0.5, "y": 0.5, "xref": "x domain", "yref": "y domain", "yshift": 14, "showarrow": False}
         layout["annotations"].append({"text": "no run yet: press Start", **middle})
-    layout["xaxis6"] |= ticks
-    layout["yaxis2"] |= _few_ticks([trace["y"] for trace in data if trace.get("yaxis") == "y2"])
+    layout["xaxis2"] |= ticks
+    return {"data": data, "layout": layout}
+
+
+def side_charts_dict(runs: Sequence[Run], *, unit: str = "steps") -> dict[str, Any]:
+    """Gradient norms, learning rates, loss scale and event counts of the last run.
+
+    A figure of its own: a redraw of the losses took twice as long with these charts in it.
+
+    Args:
+        runs: oldest first.
+        unit: of the axis across, a key of UNITS.
+    """
+    small = {"size": 11}
+    layout: dict[str, Any] = {
+        "height": HEIGHT,
+        "autosize": True,
+        "margin": {**MARGIN, "l": 52},
+        "uirevision": f"rislab {unit}",
+        "annotations": [],
+    }
+    data = _side(runs[-1], unit) if runs else []
+    for number, (row, name) in enumerate(zip(ROWS, SIDES, strict=True), start=1):
+        suffix = "" if number == 1 else str(number)
+        column = {"anchor": f"y{suffix}", "showticklabels": number == len(ROWS), "nticks": 4, "tickfont": small}
+        column |= {"matches": "x"} if suffix else {"range": [0, _reach(runs[-1:], unit)]}
+        layout[f"xaxis{suffix}"] = column | UNMEASURED
+        axis = {"domain": row, "anchor": f"x{suffix}", "nticks": 3, "tickfont": small, **UNMEASURED}
+        layout[f"yaxis{suffix}"] = axis | ({"rangemode": "tozero"} if suffix else {"type": "log"})
+        place = {"x": 0, "xanchor": "left", "y": row[1], "font": {"size": 12}}
+        layout["annotations"].append({**CHART_TITLE, **place, "text": name})
+    layout[f"xaxis{len(ROWS)}"]["title"] = {"text": UNITS[unit], "standoff": 2, "font": small}
+    layout["yaxis"] |= _few_ticks([trace["y"] for trace in data if trace["yaxis"] == "y"])
     return {"data": data, "layout": layout}
 
 
@@ -116,16 +147,15 @@ def _ratios(one: Run, other: Run) -> list[object]:
 
 
 def _layout(title: str, lines: list[dict[str, Any]], log: bool, unit: str) -> dict[str, Any]:
-    rows = ([0.8, 0.96], [0.54, 0.7], [0.28, 0.44], [0.02, 0.18])
     small = {"size": 11}
-    loss = {"domain": [0.36, 1], "type": "log" if log else "linear", "title": {"text": "loss: NMSE (dimensionless)"}}
-    across = {"domain": [0, 0.66], "anchor": "y", "showgrid": False, "nticks": 6, "tickfont": small, "zeroline": False}
+    loss = {"domain": [BELOW, 1], "type": "log" if log else "linear", "title": {"text": "loss: NMSE (dimensionless)"}}
+    across = {"domain": [0, 1], "anchor": "y", "showgrid": False, "nticks": 6, "tickfont": small, "zeroline": False}
     key = {"orientation": "h", "traceorder": "normal", "bgcolor": "rgba(0,0,0,0)", "font": small}
     layout: dict[str, Any] = {
         "height": HEIGHT,
         "autosize": True,
         "meta": {"room": ROOM},
-        "margin": {"t": 64, "b": 40, "l": 64, "r": 12},
+        "margin": MARGIN,
         "title": {"text": title, "font": {"size": 14}, "y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 8}},
         "legend": {"x": 0, "xanchor": "left", "y": 1.01, "yanchor": "bottom", **key},
         "uirevision": f"rislab {log} {unit}",
@@ -134,25 +164,21 @@ def _layout(title: str, lines: list[dict[str, Any]], log: bool, unit: str) -> di
         "bargap": 0.15,
         "xaxis": {**across, "title": {"text": f"{UNITS[unit]} (thin lines: epochs)", "standoff": 2, "font": small}},
         "yaxis": loss,
-        "xaxis6": {"domain": [0, 0.66], "anchor": "y6", "showgrid": False, "fixedrange": True, "tickfont": small},
-        "yaxis6": {"domain": [0, 0.2], "anchor": "x6", "fixedrange": True, "nticks": 3, "rangemode": "tozero"},
+        "xaxis2": {"anchor": "y2", "showgrid": False, "fixedrange": True, "tickfont": small},
+        "yaxis2": {"domain": [0, 0.2], "anchor": "x2", "fixedrange": True, "nticks": 3, "rangemode": "tozero"},
     }
-    layout["yaxis6"]["title"] = {"text": "weight", "font": small}
+    layout["yaxis2"]["title"] = {"text": "weight", "font": small}
     below = "optimiser step and its micro-batches (grey: not compared)"
-    layout["xaxis6"]["title"] = {"text": below, "standoff": 2, "font": small}
-    for number, (row, name) in enumerate(zip(rows, SIDES, strict=True), start=2):
-        column = {"domain": [0.76, 1.0], "anchor": f"y{number}", "showticklabels": number == 5}
-        column |= {"matches": "x2"} if number > 2 else {}
-        layout[f"xaxis{number}"] = {**column, "nticks": 4, "tickfont": small}
-        layout[f"yaxis{number}"] = {"domain": row, "anchor": f"x{number}", "nticks": 3, "tickfont": small}
-        layout[f"yaxis{number}"] |= {"type": "log", "nticks": 3} if number == 2 else {"rangemode": "tozero"}
-        place = {"x": 0.76, "xanchor": "left", "y": row[1], "font": {"size": 12}}
-        layout["annotations"].append({**CHART_TITLE, **place, "text": name})
-    layout["xaxis5"]["title"] = {"text": UNITS[unit], "standoff": 2, "font": small}
-    for name in layout:
-        if name.startswith(("xaxis", "yaxis")):
-            layout[name] |= UNMEASURED
+    layout["xaxis2"]["title"] = {"text": below, "standoff": 2, "font": small}
+    for name in ("xaxis", "yaxis", "xaxis2", "yaxis2"):
+        layout[name] |= UNMEASURED
     return layout
+
+
+def _reach(runs: Sequence[Run], unit: str) -> float:
+    """How far the axis across goes: to the end of the longest run, and a little further where one goes on."""
+    reach = max((float(_across(run, unit)[-1]) for run in runs if run.history.windows), default=1.0)
+    return _rounded(reach) if any(run.state in ("waiting", "running", "paused") for run in runs) else reach
 
 
 def _rounded(reach: float) -> float:
@@ -195,7 +221,7 @@ def _end_of(trace: dict[str, Any]) -> tuple[float, float] | None:
 
 def _wrapped(name: str) -> str:
     """A label in lines that fit beside the curves."""
-    return "<br>".join(textwrap.wrap(name, 19)[:2])
+    return "<br>".join(textwrap.wrap(name, 19, max_lines=2, placeholder=" …"))
 
 
 def _key(data: Sequence[dict[str, Any]], runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -255,7 +281,7 @@ def fed_strip(run: Run | None) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         "ticktext": [str(step.number) for step in steps][::every],
         "range": [-0.6, max(8.0, float(at[-1]) + 1 if len(at) else 0.0) - 0.4],
     }
-    on = {"xaxis": "x6", "yaxis": "y6", "showlegend": False}
+    on = {"xaxis": "x2", "yaxis": "y2", "showlegend": False}
     mute = {"type": "scatter", "hoverinfo": "skip", **on}
     return [
         {"type": "bar", "name": "fed", **bars, **on},
@@ -314,16 +340,16 @@ def _side(run: Run, unit: str) -> list[dict[str, Any]]:
     line = {"mode": "lines", "showlegend": False}
     at = _across(run, unit)
     traces: list[dict[str, Any]] = []
-    for axis, kind in (("2", "gradient"), ("3", "rate")):
+    for axis, kind in (("", "gradient"), ("2", "rate")):
         groups = run.history.groups(kind).items()
         for (name, values), colour, dash in zip(groups, (BLUE, VERMILLION), ("solid", "dot"), strict=False):
             style = TraceStyle(run.name, colour, dash, "circle")
             look = {"xaxis": f"x{axis}", "yaxis": f"y{axis}", **line}
             traces.append(curve(style, name, *_shortest(at, values), points=POINTS // 2, look=look, width=1.5))
-    style, look = TraceStyle(run.name, BLUE, "solid", "circle"), {"xaxis": "x4", "yaxis": "y4", **line}
+    style, look = TraceStyle(run.name, BLUE, "solid", "circle"), {"xaxis": "x3", "yaxis": "y3", **line}
     scale = _shortest(at, run.history.column("loss scale"))
     traces.append(curve(style, "loss scale", *scale, points=POINTS // 2, look=look, width=1.5, shape="hv"))
-    below = {"xaxis": "x5", "yaxis": "y5", "showlegend": False, "mode": "lines"}
+    below = {"xaxis": "x4", "yaxis": "y4", **line}
     ends = _across(run, unit, "epoch end")
     for counters in COUNTER_STYLES.values():
         for name, (colour, pattern) in counters.items():

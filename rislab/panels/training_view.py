@@ -14,7 +14,7 @@ from rislab.faults.comparison import shows_in_training
 from rislab.panels.base import say, see
 from rislab.panels.knobs import knob, labelled
 from rislab.panels.run import Run, folders
-from rislab.panels.training_plot import UNITS, figure_dict, table
+from rislab.panels.training_plot import UNITS, figure_dict, side_charts_dict, table
 from rislab.plots.diff import Diff
 from rislab.plots.style import ERROR_COLOUR
 from rislab.sanity.overfit_config import OverfitConfig
@@ -22,6 +22,7 @@ from rislab.training.records import epoch_line
 
 CORRECT = "nothing: the correct loop"
 TEXT_SECONDS = 0.5  # between two texts of a run that goes on: nobody reads faster, and each is a message of its own
+SLOW_SECONDS = 1.0  # between two drawings of the side charts, which took two fifths of a redraw, and two tables
 NOW = " · now: "  # in the tooltip of a button that can do nothing
 ACCUMULATION = (1, 2, 4, 8, 16, 32, 64)
 MORE = {  # field → label, width, options of knob()
@@ -37,18 +38,23 @@ MORE = {  # field → label, width, options of knob()
 
 
 class Pace:
-    """When a text is to be made anew: at once if it is about something else or nothing goes on, else now and then."""
+    """When something is to be made anew: at once if it is about something else or nothing goes on, else now and then.
 
-    def __init__(self) -> None:
+    Args:
+        seconds: between two of them while something goes on.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
         self._about: object = None
         self._due = 0.0
 
     def is_due(self, about: object, *, running: bool) -> bool:
-        """Whether it is time; if so, the next time is TEXT_SECONDS later."""
+        """Whether it is time."""
         now = time.monotonic()
         if running and about == self._about and now < self._due:
             return False
-        self._about, self._due = about, now + TEXT_SECONDS
+        self._about, self._due = about, now + self._seconds
         return True
 
 
@@ -89,8 +95,9 @@ class TrainingView:
         )
         self.texts = {name: widgets.HTML() for name in ("batch", "line", "verdict", "source", "numbers")}
         self.texts["line"].layout = {"flex": "1 1 0", "min_width": "0"}
-        self._line, self._numbers = Pace(), Pace()
+        self._paces = {"line": Pace(TEXT_SECONDS), "numbers": Pace(SLOW_SECONDS), "sides": Pace(SLOW_SECONDS)}
         self.plot = panel.plot(figure_dict((), panel.state))
+        self.side_charts = panel.plot(side_charts_dict(()))
         self.box = self._built()
 
     def _built(self) -> Any:
@@ -139,7 +146,11 @@ class TrainingView:
         shown = [boxes["control"], boxes["knobs"], boxes["view"], boxes["more"], boxes["history"], panel.alarm]
         self.texts["source"].layout = {"flex": "0 0 62%", "display": "none"}
         beside = widgets.HBox([self.texts["source"], self.texts["verdict"]])
-        return widgets.VBox([*shown, beside, self.plot, self.texts["numbers"]], layout={"overflow": "visible"})
+        # In a narrow window the side charts stand below: the title would be under the buttons of the plot.
+        self.plot.layout = {"flex": "5 1 520px", "min_width": "0"}
+        self.side_charts.layout = {"flex": "1 1 280px", "min_width": "0"}
+        plots = widgets.HBox([self.plot, self.side_charts], layout=wrapped)
+        return widgets.VBox([*shown, beside, plots, self.texts["numbers"]], layout={"overflow": "visible"})
 
     def draw(self) -> None:
         """Show the present state; the figure follows when its page is ready for it, the texts at once."""
@@ -147,7 +158,7 @@ class TrainingView:
         if list(self.runs.options) != [run.name for run in panel.runs]:
             self._offer()
         state = panel.state
-        if self._line.is_due((state, len(panel.runs)), running=state == "running"):
+        if self._paces["line"].is_due((state, len(panel.runs)), running=state == "running"):
             last = panel.runs[-1].history.last if panel.runs else None
             epoch = "" if last is None else html.escape(epoch_line(last))
             self.texts["line"].value = cut_line(f"<b>{state}</b> {epoch}", 2)
@@ -166,8 +177,13 @@ class TrainingView:
         # A page that draws a last figure of the run would be late to say that it has stopped.
         if panel.task is None or not panel.task.stopping:
             self.plot.update(self._figure)
+            if self._paces["sides"].is_due(
+                [*(run.name for run in panel.runs), state, self.unit.value], running=state == "running"
+            ):
+                self.side_charts.update(lambda: side_charts_dict(panel.runs[-1:], unit=self.unit.value))
         if panel.state not in ("running", "waiting"):
             self.plot.flush()
+            self.side_charts.flush()
 
     def shown_runs(self) -> list[Run]:
         """The runs on the figure: all of them, or the two that are compared."""
@@ -179,7 +195,9 @@ class TrainingView:
 
     def _figure(self) -> dict[str, Any]:
         runs = self.shown_runs()
-        if self._numbers.is_due([(run.name, run.state) for run in runs], running=self.panel.state == "running"):
+        if self._paces["numbers"].is_due(
+            [(run.name, run.state) for run in runs], running=self.panel.state == "running"
+        ):
             self.texts["numbers"].value = table(runs)
         return figure_dict(runs, self.panel.title(), log=self.log.value, unit=self.unit.value)
 

@@ -19,7 +19,7 @@ from tests.browser.chromium import sync_api
 from tests.forks import forking
 
 NOTEBOOK = "window.jupyterapp?.shell.currentWidget"
-KERNEL = f"{NOTEBOOK}?.sessionContext.session?.kernel"
+KERNEL = f"{NOTEBOOK}?.sessionContext?.session?.kernel"
 # What the page shows: prompts of the cells, titles and places of the plots, scenes, how far it is scrolled, errors.
 PRESENT = """(() => {
   const texts = (selector) => [...document.querySelectorAll(selector)].map((one) => one.textContent.trim());

@@ -91,7 +91,7 @@ def run_all(page: Any) -> None:
     command(page, "notebook:clear-all-cell-outputs")
     until(page, f"{PLOTS} === 0")
     command(page, "notebook:run-all-cells")
-    until(page, f"{PLOTS} === 1 && {SCENE}")
+    until(page, f"{PLOTS} === 2 && {SCENE}")
     until(page, f"{TITLE}.startsWith('running')")
 
 

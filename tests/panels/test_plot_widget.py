@@ -202,20 +202,22 @@ def test_maps_travel_in_binary_and_what_json_cannot_say_as_null() -> None:
     assert again.state.get_state()["figure"]["layout"]["meta"] == [None, 1.0]
 
 
+def changed(part: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    part = {**part, **changes.get("set", {})}
+    for name, tail in changes.get("tail", {}).items():
+        size = tail["from"] * int(tail["values"]["dtype"][1:])
+        joined = part[name]["buffer"][:size] + tail["values"]["buffer"]
+        shape = [tail["from"] + tail["values"]["shape"][0]]
+        part[name] = {"dtype": tail["values"]["dtype"], "shape": shape, "buffer": joined}
+    return {name: value for name, value in part.items() if name not in changes.get("gone", [])}
+
+
 def applied(shown: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
     """What plot.js makes of a message, in Python."""
     old = shown if patch["base"] else {"data": [], "layout": {}}
-    data = []
-    for place in range(patch["count"]):
-        changes = patch["traces"].get(str(place), {})
-        trace = {**(old["data"][place] if place < len(old["data"]) else {}), **changes.get("set", {})}
-        for name, tail in changes.get("tail", {}).items():
-            size = tail["from"] * int(tail["values"]["dtype"][1:])
-            joined = trace[name]["buffer"][:size] + tail["values"]["buffer"]
-            shape = [tail["from"] + tail["values"]["shape"][0]]
-            trace[name] = {"dtype": tail["values"]["dtype"], "shape": shape, "buffer": joined}
-        data.append({name: value for name, value in trace.items() if name not in changes.get("gone", [])})
-    return {"number": patch["number"], "data": data, "layout": patch.get("layout", old["layout"])}
+    old["data"] += [{}] * (patch["count"] - len(old["data"]))
+    data = [changed(old["data"][place], patch["traces"].get(str(place), {})) for place in range(patch["count"])]
+    return {"number": patch["number"], "data": data, "layout": changed(old["layout"], patch.get("layout", {}))}
 
 
 @pytest.mark.slow
@@ -235,7 +237,8 @@ def test_all_messages_together_are_the_figure(frames: list[list[Any]], answered:
     shown = plot.state.get_state()["figure"]
     for curves, answer in zip(frames, answered, strict=False):
         names = ["hovertext", "name", "customdata"]
-        plot.update({"data": [{"y": y, names[len(y) % 3]: "a"} for y in curves], "layout": {"height": len(curves)}})
+        layout = {"height": 1, ("title", "shapes")[len(curves) % 2]: [len(curves)]}
+        plot.update({"data": [{"y": y, names[len(y) % 3]: "a"} for y in curves], "layout": layout})
         plot.flush()
         shown = applied(shown, plot.state.patch)
         assert shown == plot.state.get_state()["figure"]
@@ -252,6 +255,18 @@ def test_of_a_curve_that_grows_only_its_new_points_travel() -> None:
         "values": {"dtype": "f4", "shape": [3], "buffer": np.arange(1000, 1003, dtype="f4").tobytes()},
     }
     assert plot.state.patch == {"base": 2, "number": 3, "count": 1, "traces": {"0": {"tail": {"y": tail}}}}
+
+
+def test_of_a_layout_only_what_changed_travels() -> None:
+    plot = PlotWidget(go.Figure(), LOOKS)
+    axis = {"type": "log", "range": [0, 1]}
+    for layout in (
+        {"title": {"text": "step 1"}, "meta": 1, "xaxis": axis},
+        {"title": {"text": "step 2"}, "xaxis": axis},
+    ):
+        plot.state.drawn = plot.figure["number"]
+        plot.update({"data": [], "layout": layout})
+    assert plot.state.patch["layout"] == {"set": {"title": {"text": "step 2"}}, "gone": ["meta"]}
 
 
 def test_a_page_that_missed_a_message_gets_all_of_it() -> None:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,8 @@ from rislab.panels import training_view
 from rislab.panels.plot_widget import PlotWidget
 from rislab.panels.run import Run, RunHistory, folders
 from rislab.panels.training_panel import OverfitPanel
-from rislab.panels.training_plot import ROOM, fed_strip, figure_dict, table
-from rislab.panels.training_view import CORRECT
+from rislab.panels.training_plot import ROOM, fed_strip, figure_dict, side_charts_dict, table
+from rislab.panels.training_view import CORRECT, SLOW_SECONDS
 from rislab.plots.curves import LABEL_ROWS
 from rislab.plots.style import VERMILLION, log_ticks
 from rislab.sanity.overfit_config import OverfitConfig
@@ -86,8 +87,12 @@ def note(panel: OverfitPanel) -> str:
     return str(panel.alarm.value)
 
 
+def plots_of(panel: OverfitPanel) -> list[PlotWidget]:
+    return [one for one in parts(panel.widget) if isinstance(one, PlotWidget)]
+
+
 def plot_of(panel: OverfitPanel) -> PlotWidget:
-    return next(child for child in panel.widget.children if isinstance(child, PlotWidget))
+    return plots_of(panel)[0]
 
 
 def colours(panel: OverfitPanel) -> dict[str, Any]:
@@ -121,7 +126,8 @@ def test_the_figure_holds_the_records_and_the_title_the_state(live: None) -> Non
     panel = panels.overfit(CONFIG)
     records = asyncio.run(awaited(panel))
     drawn = figure_dict(panel.runs, panel.title())
-    by_name = {trace["name"]: trace for trace in drawn["data"]}
+    sides = side_charts_dict(panel.runs)["data"]
+    by_name = {trace["name"]: trace for trace in [*drawn["data"], *sides]}
     assert list(by_name["run 1"]["y"]) == [record.loss for record in step_records(records)]
     assert list(by_name["eval, same data"]["y"]) == [record.train_eval for record in epoch_records(records)]
     assert list(by_name["backbone"]["y"]) == [record.learning_rate["backbone"] for record in step_records(records)]
@@ -622,9 +628,34 @@ def test_a_low_axis_has_at_most_three_ticks_within_its_range(live: None) -> None
     until(lambda: panel.runs[0].history.windows > 3)
     panel.stop()
     panel.settle()
-    axis = figure_dict(panel.runs, "")["layout"]["yaxis2"]
+    axis = side_charts_dict(panel.runs)["layout"]["yaxis"]
     assert 2 <= len(axis["tickvals"]) == len(axis["ticktext"]) <= 3
     assert all(10 ** axis["range"][0] <= value <= 10 ** axis["range"][1] for value in axis["tickvals"])
+
+
+def test_the_side_charts_are_redrawn_now_and_then_and_at_the_end(live: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(training_view, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    panel = panels.overfit(ENDLESS)
+    losses, sides = plots_of(panel)
+    drawn: list[int] = []
+    sides.state.observe(lambda change: drawn.append(change["new"]["number"]), "patch")
+
+    def answered(windows: int) -> bool:
+        for plot in (losses, sides):
+            plot.state.set_state({"drawn": plot.figure["number"], "took": 1})
+        return panel.runs[0].history.windows > windows and losses.figure["number"] > windows / 10
+
+    until(lambda: answered(20))
+    began = len(drawn)
+    until(lambda: answered(60))
+    assert len(drawn) == began <= 2
+    now[0] += SLOW_SECONDS
+    until(lambda: answered(100))
+    assert len(drawn) == began + 1
+    panel.stop()
+    panel.settle()
+    assert sides.figure["data"][0]["x"][-1] == panel.runs[0].history.windows
 
 
 def test_stop_is_answered_in_text_before_the_figure(live: None) -> None:

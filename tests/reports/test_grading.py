@@ -357,7 +357,11 @@ TRAINING = """
 panel = rislab.panels.overfit(rislab.sanity.OverfitConfig(scenes=64, micro_batch=16, epochs=9))
 panel
 """
-FINISHED = "document.body?.innerText.includes('finished: classroom, fp32, step 36')"
+# Only what is seen is drawn again; its plot is far below.
+FINISHED = """(() => {
+  document.querySelector(".js-plotly-plot")?.scrollIntoView();
+  return document.body?.innerText.includes("finished: classroom, fp32, step 36");
+})()"""
 # As a visitor may try it: code, and after it something that is answered.
 ASK = """trap => new Promise(done => {
   const kernel = JSON.parse(document.getElementById("jupyter-config-data").textContent).kernelId;

@@ -43,20 +43,21 @@ function longer(old, { from, values }) {
   joined.set(bytes(values), from * size);
   return { dtype: values.dtype, shape: [from + values.shape[0]], buffer: new DataView(joined.buffer) };
 }
+function changed(old, { set = {}, tail = {}, gone = [] } = {}) {
+  const part = { ...old, ...set };
+  for (const [name, values] of Object.entries(tail)) part[name] = longer(part[name], values);
+  for (const name of gone) delete part[name];
+  return part;
+}
 // Brings the figure of the model up to date; false if it is not the one that the news are about.
 function patched(state) {
   const figure = state.get("figure"), { base, number, count, traces, layout, again } = state.get("patch");
   if (!number || number < figure.number || (number === figure.number && (base || !again))) return true;
   if (base && base !== figure.number) return false;
   const old = base ? figure : { data: [], layout: {} };
-  const data = Array.from({ length: count }, (_, place) => {
-    const { set = {}, tail = {}, gone = [] } = traces[place] ?? {}, trace = { ...old.data[place], ...set };
-    for (const [name, part] of Object.entries(tail)) trace[name] = longer(trace[name], part);
-    for (const name of gone) delete trace[name];
-    return trace;
-  });
+  const data = Array.from({ length: count }, (_, place) => changed(old.data[place], traces[place]));
   // Not by set(): the kernel would get it back.
-  state.attributes.figure = { number, data, layout: layout ?? old.layout };
+  state.attributes.figure = { number, data, layout: changed(old.layout, layout) };
   return true;
 }
 // Behind its curves an axis has as many pixels for their labels as the figure asks for, however wide the page is.
@@ -66,13 +67,13 @@ function makeRoom({ meta, margin, xaxis }, width) {
 }
 // Sliders of ipywidgets and the buttons of its player have no name of their own: labels, tooltips and icons speak for them.
 const PLAYER = { "fa-play": "play or pause", "fa-pause": "play or pause", "fa-stop": "back to the beginning" };
-function nameControls() {
-  for (const handle of document.querySelectorAll(".noUi-handle:not([aria-label])")) {
+function nameControls(panel) {
+  for (const handle of panel.querySelectorAll(".noUi-handle:not([aria-label])")) {
     const label = handle.closest(".rislab-knob, .widget-slider")?.querySelector("label");
     const name = label?.textContent || handle.closest("[title]")?.title;
     if (name) handle.setAttribute("aria-label", name);
   }
-  for (const icon of document.querySelectorAll(".widget-play button:not([title]) > .fa")) {
+  for (const icon of panel.querySelectorAll(".widget-play button:not([title]) > .fa")) {
     const name = PLAYER[[...icon.classList].find((one) => one in PLAYER)];
     if (name) icon.parentNode.title = name;
   }
@@ -147,7 +148,7 @@ export default {
         await Plotly.newPlot(node, data, layout, options);
         listening = false;
       }
-      nameControls();
+      nameControls(el.closest(".rislab-panel") ?? el);
       if (!listening) { listen(); listening = true; }
       if (!told || Math.abs(number - answered) >= EVERY) {
         [answered, told] = [number, took];
@@ -186,7 +187,7 @@ export default {
     }, { rootMargin: NEAR, scrollMargin: NEAR });
     sight.observe(node);
     const size = new ResizeObserver(() => {
-      if (state.get("figure").layout?.meta?.room && node.clientWidth !== width) show();
+      if (node.clientWidth !== width) show();
     });
     size.observe(node);
     document.addEventListener("visibilitychange", catchUp);
