@@ -5,11 +5,13 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 import rislab
 from rislab.checkup.probes.network_copies import copy_network
+from rislab.checkup.process_watch import ProcessWatch
 
 CALLS: list[str] = []
 COUNT = 0
@@ -93,3 +95,50 @@ def test_state_with_a_graph_is_copied() -> None:
     model.state = (model(torch.ones(1, 4)), [model(torch.ones(2, 4))])  # type: ignore[assignment]
     state: Any = copy_network(model).state
     assert not state[0].requires_grad and torch.equal(state[1][0], model(torch.ones(2, 4)))
+
+
+class Held(nn.Module):
+    """Its forward calls functions around its layers."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.inner, self.dropout = nn.Linear(4, 4), nn.Dropout(0.5)
+        inner, dropout = self.inner, self.dropout
+        functions = {
+            "around layers": lambda x: dropout(inner(x)),
+            "by default": lambda x, layers=(inner, dropout): layers[1](layers[0](x)),
+            "always on": lambda x: nn.functional.dropout(inner(x), 0.5),
+        }
+        if kind == "in a list":
+            self.steps = [lambda x: inner(x), lambda x: dropout(x)]
+        else:
+            self.steps = [functions[kind]]
+            self.step = functions[kind]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for step in self.steps if len(self.steps) > 1 else [self.step]:
+            x = step(x)
+        return x
+
+
+@pytest.mark.parametrize("kind", ["around layers", "by default", "in a list", "always on"])
+def test_functions_that_a_module_holds_call_the_layers_of_the_copy(kind: str) -> None:
+    """Else a probe in evaluation mode would run the dropout of the network that trains."""
+    model = Held(kind)
+    copied = copy_network(model)
+    copied(torch.ones(3, 4)).sum().backward()
+    assert [value.grad is None for value in model.parameters()] == [True, True]
+    assert [value.grad is None for value in copied.parameters()] == [False, False]
+    model.train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with ProcessWatch() as watch:
+        for _ in range(8):
+            inputs = torch.randn(16, 4)
+            optimizer.zero_grad()
+            nn.functional.mse_loss(model(inputs), inputs).backward()
+            optimizer.step()
+        model.eval()
+        with torch.no_grad():
+            model(torch.ones(3, 4))
+    names = [one.name for one in watch.findings() if one.severity == "fault"]
+    assert names == (["dropout in evaluation mode"] if kind == "always on" else [])

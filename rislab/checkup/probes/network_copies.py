@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dis
 from collections import OrderedDict
+from collections.abc import Iterator
 from functools import partial
 from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any
@@ -18,9 +19,12 @@ def copy_network(model: nn.Module) -> nn.Module:
     """A deep copy whose hooks count, record and change things of their own.
 
     Python copies no functions: a hook that appends to a list, and a `forward` that was replaced by a function, would
-    go on with the list, and with the network, that they were made for.
+    go on with the list, and with the network, that they were made for. So would a function that a module holds and
+    its `forward` calls, as one around a layer: that layer would stay in training mode.
     """
     memo: dict[int, Any] = {}
+    for function in _held_functions(model):
+        _isolated(function, memo, {})
     copied: nn.Module = _copied(model, memo, {})
     for module in copied.modules():
         state = vars(module)
@@ -31,6 +35,15 @@ def copy_network(model: nn.Module) -> nn.Module:
                 for key, hook in value.items():
                     value[key] = _isolated(hook, memo)
     return copied
+
+
+def _held_functions(model: nn.Module) -> Iterator[FunctionType]:
+    """Those that modules hold under names of their own, one by one or in a container."""
+    for module in model.modules():
+        for name, value in vars(module).items():
+            inner = [*value.values()] if type(value) is dict else value if isinstance(value, list | tuple) else [value]
+            if not hasattr(type(module), name):
+                yield from (one for one in inner if isinstance(one, FunctionType))
 
 
 def _copy_graphless(value: Any, memo: dict[int, Any]) -> None:
@@ -57,7 +70,7 @@ def _isolated(function: Any, memo: dict[int, Any], home: dict[str, Any] | None =
         return memo[id(function)]
     home = function.__globals__ if home is None else home
     own = function.__globals__ is home
-    if not own and not function.__closure__:
+    if not own and not (function.__closure__ or function.__defaults__):
         return function
     names = dict(home) if own else function.__globals__
     cells = tuple(CellType() for _ in function.__closure__ or ())
