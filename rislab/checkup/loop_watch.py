@@ -27,6 +27,7 @@ from rislab.checkup.observers.class_targets import OneClass
 from rislab.checkup.observers.class_weights import ClassWeights
 from rislab.checkup.observers.constant_terms import ConstantTerms
 from rislab.checkup.observers.drawn_samples import DrawnSamples, LoweredEntropies
+from rislab.checkup.observers.early_ticks import EarlyTicks
 from rislab.checkup.observers.frozen import FrozenTensors
 from rislab.checkup.observers.gradient_use import GradientUse
 from rislab.checkup.observers.graph_patterns import GraphPatterns
@@ -69,7 +70,11 @@ _P = ParamSpec("_P")
 # Rules whose findings are mended at a loss.
 OF_LOSSES = (Code.GRADIENT_SCALE, Code.DIRECTION)
 # Faults of observers, and names that say less of the same.
-SAYS_MORE = {"detached backbone": "detached backbone", "loss given as the epoch": "scheduler never stepped"}
+SAYS_MORE = {
+    "detached backbone": "detached backbone",
+    "loss given as the epoch": "scheduler never stepped",
+    "scheduler before the optimiser": "scheduler before the optimiser",
+}
 # In the order in which their findings are listed.
 RULE_FUNCTIONS: tuple[Callable[[WatchedRun], list[Finding]], ...] = (
     use_rules.only_frozen,
@@ -259,6 +264,7 @@ def standard_observers() -> list[Observer]:
         PrintedEvaluations(loaders),
         SavedNetworks(),
         PlateauModes(),
+        EarlyTicks(),
         loaders,
         targets,
         HandUpdates(),

@@ -180,6 +180,26 @@ def test_a_copy_that_overshoots_is_named_and_a_hard_copy_is_not() -> None:
     assert trained(in_place(100.0)) == []
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_copy_of_weights_that_other_processes_move_is_not_judged(shared: bool) -> None:
+    """The local network of asynchronous training takes the weights over, and at the next look they have gone on."""
+
+    def average_of(model: nn.Module) -> Update:
+        if shared:
+            model.share_memory()
+        local = copy.deepcopy(model)
+
+        def update() -> None:
+            goal = {name: value + 0.02 * torch.ones_like(value) for name, value in model.state_dict().items()}
+            for name, value in model.state_dict().items():
+                local.state_dict()[name].lerp_(value, 0.8)
+                value.copy_(goal[name])
+
+        return update
+
+    assert [one.name for one in trained(average_of)] == ([] if shared else ["average of the last weights alone"])
+
+
 @pytest.mark.parametrize("every,share", [(1, 0.5), (5, 0.5), (1, 0.2)])
 def test_a_decay_of_one_half_is_none_unless_it_comes_rarely(every: int, share: float) -> None:
     def average_of(model: nn.Module) -> Update:

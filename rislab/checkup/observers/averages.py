@@ -81,9 +81,9 @@ class CopiesOfOne:
     """Copies of the weights of one optimiser."""
 
     def __init__(self, optimizer: Optimizer) -> None:
-        self._weights = [value for value in tensors_held(optimizer) if is_readable(value) and value.requires_grad][
-            :WEIGHTS
-        ]
+        held = [value for value in tensors_held(optimizer) if is_readable(value) and value.requires_grad]
+        # In shared memory, as of asynchronous training, another process moves them between a copy and a look at it.
+        self._weights = [value for value in held if value.device.type != "cpu" or not value.is_shared()][:WEIGHTS]
         self._copies: list[WeightCopy] = []
         self._optimizers = weakref.WeakSet[Optimizer]()  # all that a search has come upon
         self._step = self._renewals = 0

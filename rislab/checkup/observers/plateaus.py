@@ -80,13 +80,13 @@ class PlateauModes(Observer):
             ticks.metrics.append(value)
             is_integer = math.isfinite(value) and abs(value * count - round(value * count)) < 1e-3
             ticks.shares.append(count >= SAMPLES and is_integer)
-            self._last = scheduler, ticks, _rates(scheduler)
+            self._last = scheduler, ticks, rates_of(scheduler)
         self._samples = 0
 
     def _end_tick(self) -> None:
         if self._last is not None:
             (scheduler, ticks, before), self._last = self._last, None
-            ticks.cuts += _rates(scheduler) < before
+            ticks.cuts += rates_of(scheduler) < before
 
     def on_forward_end(self, call: ForwardEvent) -> None:
         self._end_tick()
@@ -112,7 +112,7 @@ class PlateauModes(Observer):
         return results
 
 
-def _rates(scheduler: Any) -> list[Any]:
+def rates_of(scheduler: Any) -> list[Any]:
     """The rate of the first group, none of a scheduler that was never made."""
     groups = getattr(vars(scheduler).get("optimizer"), "param_groups", [])
     return [group["lr"] for group in groups[:1] if "lr" in group]
