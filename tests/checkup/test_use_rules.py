@@ -246,7 +246,60 @@ def features_without_a_graph(faulty: bool) -> None:
         optimizer.step()
 
 
+class Noise(nn.Module):
+    """A transform of samples, as those of torchvision."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs + 0.01 * torch.randn_like(inputs)
+
+
+def a_large_network_after_transforms(faulty: bool) -> None:
+    torch.manual_seed(0)
+    inner = nn.Sequential(nn.Linear(4, 1024), nn.ReLU(), nn.Linear(1024, 512), nn.ReLU(), nn.Linear(512, 4))
+    head = nn.Linear(4, 1)
+    optimizer = torch.optim.Adam([*([] if faulty else inner.parameters()), *head.parameters()], lr=0.01)
+    transforms = [Noise(), Noise(), Noise()]
+    for _ in range(4):
+        inputs, target = batch()
+        for transform in transforms:
+            inputs = transform(inputs)
+        optimizer.zero_grad()
+        own_loss(head(inner(inputs)), target).backward()
+        optimizer.step()
+
+
+class LargeWithDropout(nn.Module):
+    def __init__(self, faulty: bool) -> None:
+        super().__init__()
+        self.first, self.last, self.faulty = nn.Linear(4, 1024), nn.Linear(1024, 1), faulty
+        self.middle = nn.Linear(1024, 512)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        between = functional.dropout(self.first(inputs), 0.5, training=self.faulty or self.training)
+        return self.last(between) + self.middle(between).mean(1, keepdim=True)
+
+
+def a_large_dropout_after_transforms(faulty: bool) -> None:
+    torch.manual_seed(0)
+    model = LargeWithDropout(faulty)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    transforms = [Noise(), Noise(), Noise()]
+    for step in range(8):
+        model.train(step % 2 == 0)
+        inputs, target = batch()
+        for transform in transforms:
+            inputs = transform(inputs)
+        with torch.set_grad_enabled(model.training):
+            loss = own_loss(model(inputs), target)
+        if model.training:
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+
 LOOPS: dict[str, tuple[Loop, str]] = {
+    "a large network after transforms": (a_large_network_after_transforms, "tensors that no optimiser holds"),
+    "dropout of a large network after transforms": (a_large_dropout_after_transforms, "dropout in evaluation mode"),
     "a tensor that is no parameter": (a_tensor_that_is_no_parameter, "tensors that no optimiser holds"),
     "a parameter that is cast": (a_parameter_that_is_cast, "tensors that no optimiser holds"),
     "features without a graph": (features_without_a_graph, "detached backbone"),

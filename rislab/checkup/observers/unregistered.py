@@ -38,7 +38,11 @@ class UnregisteredTensors(Observer):
     def on_forward_end(self, call: ForwardEvent) -> None:
         """Look into the first forwards of each network."""
         looks = self._looked.get(call.network, 0)
-        if looks >= FORWARDS or not call.inner or not call.training or not torch.is_grad_enabled():
+        if looks >= FORWARDS or not call.training or not torch.is_grad_enabled():
+            return
+        # Transforms of samples are modules too.
+        weights = any(next(nn.Module.parameters(module), None) is not None for module in call.inner)
+        if not weights and not _plain_tensors(call.module):
             return
         if not looks and not may_live_on(call.module, len(self._looked), NETWORKS):
             return

@@ -71,6 +71,7 @@ class FinalProbes(Observer):
             self._evaluated.add(call.module)
         elif (
             torch.is_grad_enabled()
+            and next(nn.Module.parameters(call.module), None) is not None  # a transform of samples has none
             and self._looks.wanted_at(call.module)
             and (key in self._calls or may_live_on(call.module, len(self._calls), NETWORKS))
         ):
