@@ -206,3 +206,30 @@ def test_a_network_under_vmap_is_not_tried() -> None:
             torch.func.vmap(model)(samples()[0][:, None])
             optimizer.step()
     assert process.findings().unjudged == []
+
+
+class WithLoss(nn.Module):
+    """A network that is given its targets by place, and computes the loss itself."""
+
+    def __init__(self, causal: bool) -> None:
+        super().__init__()
+        self.tagger = Tagger(causal)
+
+    def forward(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        answers = self.tagger(tokens)
+        return answers, functional.cross_entropy(answers.flatten(0, 1), targets.flatten())
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_targets_that_are_given_to_the_network_by_place_are_none_of_its_inputs(causal: bool) -> None:
+    torch.manual_seed(0)
+    model = WithLoss(causal)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    with ProcessWatch() as watch:
+        for _ in range(6):
+            some = torch.randint(0, 9, (8, 13))
+            optimizer.zero_grad()
+            model(some[:, :-1], some[:, 1:])[1].backward()
+            optimizer.step()
+    names = [finding.name for finding in watch.findings() if finding.severity == "fault"]
+    assert names == ([] if causal else ["the target is visible in the input"])

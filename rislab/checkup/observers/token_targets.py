@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from inspect import Parameter, signature
+from itertools import zip_longest
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +52,7 @@ class TokenTargets(Observer):
     def __init__(self) -> None:
         self._looks = Looks()
         self._places: dict[tuple[str, ...], _Place] = {}
+        self._names: dict[type[nn.Module], list[str]] = {}  # of the arguments of forwards
         self._inside = False
         self._last: tuple[nn.Module, list[Tensor], set[int]] | None = None
         self._waiting: list[tuple[Tensor, int, int, str, tuple[str, ...]]] = []
@@ -65,11 +68,25 @@ class TokenTargets(Observer):
         self._last = None
         if tables and torch.is_grad_enabled():
             named = {name: value for name, value in call.kwargs.items() if name not in TARGETS}
-            alone = set(map(id, tables)) - set(map(id, tensors_of([call.args, named])))
+            names = self._names_of(call.module)
+            args = [value for value, name in zip_longest(call.args, names[: len(call.args)]) if name not in TARGETS]
+            alone = set(map(id, tables)) - set(map(id, tensors_of([args, named])))
             self._last = call.module, tables, alone
         for waiting in self._waiting:
             self._compare(*waiting)
         self._waiting = []
+
+    def _names_of(self, module: nn.Module) -> list[str]:
+        """Names of the arguments of a forward in their order; none where it takes whatever it is given."""
+        kind = type(module)
+        if kind not in self._names:
+            kinds = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+            try:
+                parameters = [*signature(kind.forward).parameters.values()]
+            except (TypeError, ValueError):  # of a class that was not written in Python
+                parameters = []
+            self._names[kind] = [one.name for one in parameters if one.kind in kinds][1:]
+        return self._names[kind]
 
     def on_loss(self, call: LossEvent) -> None:
         given = loss_arguments(call) if call.function in TOKEN_LOSSES else None
