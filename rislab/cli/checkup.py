@@ -154,9 +154,10 @@ def run(options: argparse.Namespace) -> int:
         report = _into_baseline(report, baseline_file, folder)
     code = report.exit_code(allow_unjudged=config.allow_unjudged, fail_on=config.fail_on)
     setting = Setting(folder, config.fail_on, code)
+    _say(_text(report, code) if config.format == "text" else FORMATS[config.format](report, setting), report)
+    # Last, so that a full disk takes away no more than the file.
     if output:
         files.replace(output, f"{FORMATS[format_of_file(output, config.format)](report, setting)}\n".encode())
-    _say(_text(report, code) if config.format == "text" else FORMATS[config.format](report, setting), report)
     return code
 
 

@@ -98,6 +98,10 @@ def _run(given: list[str]) -> int:
         kind = "option" if name.startswith("-") else "command"
         allowed = ["--help", "--version"] if kind == "option" else [*COMMANDS]
         raise InputError(f"rislab has no {kind} {name}{did_you_mean(name, allowed)}")
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise InputError("the current folder is there no more; allowed: cd to one that is") from None
     # What stands after -- belongs to the script of `rislab checkup`.
     own = given[: given.index("--")] if name == "checkup" and "--" in given else given
     module = import_module(f"rislab.cli.{name}")

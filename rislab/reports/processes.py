@@ -48,7 +48,7 @@ def in_processes(
                 while waiting and len(running) < workers:
                     task = waiting.pop(0)
                     on_begin(task)
-                    running.add(pool.submit(work, task))
+                    running.add(pool.submit(_interruptible, work, task))
                 ended, running = wait(running, return_when=FIRST_COMPLETED)
                 for each in ended:
                     yield each.result()
@@ -64,3 +64,12 @@ def in_processes(
 
 def _single_thread() -> None:
     os.environ.update(SINGLE_THREAD)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of one that waits: it would show where
+
+
+def _interruptible(work: Callable[[Task], Result], task: Task) -> Result:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return work(task)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)

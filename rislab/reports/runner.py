@@ -20,6 +20,8 @@ from rislab.reports import notebooks
 from rislab.reports.html_export import duration, export_html
 from rislab.reports.summary import summarise, verdict_word, without_controls
 
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
 
 @dataclass(frozen=True)
 class Report:
@@ -190,8 +192,15 @@ def _error_line(notebook: Any, fault: str) -> str:
     if cell is None:
         return fault
     errors = [output for output in cell.outputs if output.output_type == "error"]
-    reason = f"{errors[-1].ename}: {notebooks.first_line(errors[-1].evalue)}" if errors else fault
+    reason = f"{errors[-1].ename}: {_words_of(errors[-1])}" if errors else fault
     return f"cell {notebooks.numbered(notebook).get(cell.id, '?')} ({notebooks.first_line(cell.source)[:80]}): {reason}"
+
+
+def _words_of(error: Any) -> str:
+    """What an error of a cell says; of one without words, as of a plain assert, the line of the cell that raised it."""
+    plain = ANSI.sub("", "\n".join(error.get("traceback", [])))
+    line = re.search(r"^-+> *\d+ (.*)$", plain, re.MULTILINE)
+    return notebooks.first_line(error.evalue) or (line[1].strip() if line else "")
 
 
 def _printed(notebook: Any) -> str:

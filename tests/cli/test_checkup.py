@@ -16,6 +16,7 @@ from rislab.checkup.process_watch import ProcessWatch
 from rislab.checkup.rules import Code
 from rislab.cli.main import main
 from rislab.cli.terminal import has_colours
+from rislab.errors import InputError
 
 FAULTY = """
 import atexit, ctypes, os, signal, subprocess, sys, time
@@ -159,6 +160,18 @@ def test_a_warning_fails_if_it_is_asked_to(tmp_path: Path, monkeypatch: pytest.M
     path = script(tmp_path, CLEAN)
     codes = [main(["checkup", "--fail-on", severity, path]) for severity in ("fault", "warning", "note")]
     assert codes == [0, 1, 1]
+
+
+def test_a_full_disk_takes_away_the_file_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise InputError(f"{path} could not be written: No space left on device")
+
+    monkeypatch.setattr("rislab.files.replace", full)
+    assert main(["checkup", "--out", str(tmp_path / "report.sarif"), script(tmp_path, FAULTY)]) == 2
+    captured = capsys.readouterr()
+    assert "FAULT" in captured.out and "report.sarif could not be written" in captured.err
 
 
 @pytest.mark.slow

@@ -105,6 +105,16 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
     assert "Traceback" not in captured.err
 
 
+def test_a_folder_that_is_gone_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert main(["info"]) == 2
+    assert capsys.readouterr().err == "rislab: the current folder is there no more; allowed: cd to one that is\n"
+
+
 def test_a_foreign_checkpoint_in_the_run_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "checkpoint.pt").write_bytes(b"PK\x03\x04 something else")
     assert main([*QUICK, "--only", "whole set", "--run", str(tmp_path)]) == 2

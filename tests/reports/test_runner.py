@@ -281,6 +281,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     write(folder, "03_exits", code("print('measured')\nimport sys\nsys.exit(0)"), code(""))
     write(folder, "04_tolerates", code("1 / 0", "raises-exception"), code("print('after')"))
+    write(folder, "06_asserts", code("score = 0.5\nassert score < 0.1"))
     write(folder, "05_dies", code("print('before')"), code("import os\nos._exit(3)"), code("print('after')"))
     return folder
 
@@ -400,6 +401,11 @@ def test_an_exit_is_a_failure_and_where_all_cells_ran_not_a_partial_report(lab: 
     report = run(lab, "exits", tmp_path)
     assert report.error == "cell 1 (print('measured')): SystemExit: 0" and not report.ok
     assert (report.verdict, report.unrun, report.closing) == ("failed", 0, "measured\n")
+
+
+@pytest.mark.process
+def test_an_assertion_without_words_is_named_by_its_line(lab: Path, tmp_path: Path) -> None:
+    assert run(lab, "asserts", tmp_path).error == "cell 1 (score = 0.5): AssertionError: assert score < 0.1"
 
 
 @pytest.mark.process
