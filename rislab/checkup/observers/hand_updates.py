@@ -11,7 +11,7 @@ from torch.optim.optimizer import Optimizer
 
 from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.recording.call_stack import caller
-from rislab.checkup.recording.events import ForwardEvent, Observer, Roots
+from rislab.checkup.recording.events import ForwardEvent, LossEvent, Observer, Roots
 from rislab.checkup.recording.living_objects import living_optimizers
 from rislab.checkup.recording.loss_graph import tensors_behind
 from rislab.checkup.recording.optimizers import tensors_held
@@ -33,6 +33,7 @@ class HandUpdates(Observer):
         self._stepped = self._differentiated = self._to_be_trained = False
         self._forwards: dict[int, int] = {}  # of each network, in training mode and with a graph
         self._unused = "", 0  # file and line of forwards of one that is to be trained, and how many
+        self._losses = 0  # of torch that carry a gradient
 
     def on_forward_end(self, call: ForwardEvent) -> None:
         """Count forwards until the first backward or step."""
@@ -45,6 +46,10 @@ class HandUpdates(Observer):
                 held = (value for one in living_optimizers() for value in tensors_held(one))
                 self._to_be_trained |= any(id(value) in own for value in held)
             self._unused = caller()[0], max(count, self._unused[1])
+
+    def on_loss(self, call: LossEvent) -> bool:
+        self._losses += isinstance(call.output, Tensor) and call.output.requires_grad
+        return self._losses >= FORWARDS or self._differentiated
 
     def on_grad(self, outputs: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
         self._differentiated = True
@@ -81,13 +86,14 @@ class HandUpdates(Observer):
         self._to_be_trained &= error is None
 
     def finding(self) -> Finding | None:
-        """A fault if nothing was differentiated; a warning if it was, as that may be all that is wanted; or None."""
+        """A fault if losses were never differentiated; a warning where answers or gradients may be all; or None."""
         where, count = self._unused
         if self._to_be_trained and not (self._stepped or self._differentiated):
             text = (
                 f"{count} forwards in training mode of a network that an optimiser holds, and not one backward or step"
             )
-            return as_fault(Code.LOSSES, "loop tail in a branch never taken", text, where)
+            make = as_fault if self._losses >= FORWARDS else as_warning
+            return make(Code.LOSSES, "loop tail in a branch never taken", text, where)
         if self._stepped or self._count < BACKWARDS:
             return None
         text = f"{self._count} backwards, no optimiser stepped, and the same weights in all of them"
