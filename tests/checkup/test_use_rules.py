@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from copy import deepcopy
 
@@ -403,7 +404,9 @@ def test_an_optimiser_that_rests_while_others_are_made_is_not_accused(tasks: int
 @pytest.mark.parametrize("name", LOOPS)
 def test_the_faulty_loop_is_named_and_its_twin_is_clean(name: str) -> None:
     loop, finding = LOOPS[name]
-    assert finding in [one.name for one in watched(lambda: loop(True)) if one.severity != "note"]
+    findings = [one for one in watched(lambda: loop(True)) if one.severity != "note"]
+    assert finding in [one.name for one in findings]
+    assert all(re.fullmatch(r"(.+\.py:\d+)?", one.where) for one in findings), findings
     correct = watched(lambda: loop(False))
     assert not [one for one in correct if one.severity != "note"], str(correct)
     assert not correct.unjudged, str(correct)

@@ -161,14 +161,15 @@ def terms_without_weight(run: WatchedRun) -> list[Finding]:
     ended = not run.trace.stopped and not run.trace.crashed and not len(run.trace.merged)
     # A weight of 0 in a library is an option of it.
     for line in {batch.call_stack for batch in sums if not by_library(batch.call_stack)} if ended else ():
-        terms = [batch.term_factors for batch in sums if batch.call_stack == line]
+        there = [batch for batch in sums if batch.call_stack == line]
+        terms = [batch.term_factors for batch in there]
         if len(terms) < WITHOUT_WEIGHT or len(set(map(len, terms))) > 1:
             continue
         lost = [all(term[0] and not term[-1] for term in places) for places in zip(*terms, strict=True)]
         if any(lost) and not all(lost):
             text = f"in all {len(terms)} backwards that were looked at, {sum(lost)} of {len(lost)} terms of the loss "
             text += "had the factor 0"
-            return [as_warning(Code.LOSSES, "a term of the loss trains nothing", text, line[0] if line else "")]
+            return [as_warning(Code.LOSSES, "a term of the loss trains nothing", text, there[0].where)]
     return []
 
 
