@@ -40,8 +40,8 @@ def run(options: argparse.Namespace) -> int:
 
     from rislab.data.covariance import constant_baseline
     from rislab.model import pretrained
-    from rislab.training import distributed
-    from rislab.training.records import EpochRecord
+    from rislab.training import distributed, run_folder
+    from rislab.training.records import EpochRecord, epoch_records
     from rislab.training.streaming import train_streaming
 
     config = common.configured(options, LearningConfig)
@@ -71,7 +71,10 @@ def run(options: argparse.Namespace) -> int:
                 line_of_epoch = {"epoch": record.epoch, "train": record.train, "validation": record.validation}
                 print(json.dumps(common.strict_json(line_of_epoch)), flush=True)
     if last is None:
-        raise InputError(f"run {options.folder} is complete; allowed: more epochs, or another folder")
+        if not options.export:
+            raise InputError(f"run {options.folder} is complete; allowed: another folder, or --export FILE")
+        # It may have been ended, or the disk have been full, before its weights were written.
+        last = epoch_records(run_folder.read_records(options.folder))[-1]
     if options.export and rank == 0:
         path = Path(options.export)
         fields = {name: str(value) for name, value in dataclasses.asdict(config).items() if name != "scenes"}

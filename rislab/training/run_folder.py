@@ -190,7 +190,10 @@ def _claim(path: Path, config_yaml: Mapping[str, Any]) -> None:
     existing = read_config(path.parent)
     for section, kind in (("train", TrainConfig), ("scenes", SceneConfig)):
         # Fields that a run of an earlier version does not have get their defaults.
-        fields = kind.from_dict(existing.get(section)).to_dict()  # type: ignore[arg-type]  # refused if it is no mapping
+        try:
+            fields = kind.from_dict(existing.get(section)).to_dict()  # type: ignore[arg-type]  # refused if it is none
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
         for name, value in config_yaml[section].items():
             if (stored := fields[name]) != value:
                 raise InputError(

@@ -164,6 +164,9 @@ def test_other_data_or_configuration_is_named(few: SceneBatch, tmp_path: Path) -
         next(run_folder.train(tmp_path, build(few), other, CONFIG))
     with pytest.raises(InputError, match="has shape"):
         next(run_folder.train(tmp_path, CovarianceNet.build(few.config, width=64), few, CONFIG))
+    (tmp_path / run_folder.CONFIG).write_text("train: [1]\n")
+    with pytest.raises(InputError, match="config.yaml: TrainConfig is given as a list; allowed"):
+        next(run_folder.train(tmp_path, build(few), few, CONFIG))
 
 
 def test_a_run_goes_on_where_another_processor_rounds_its_scenes_otherwise(few: SceneBatch, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from rislab.cli.main import main
 from rislab.data.covariance import constant_baseline
@@ -127,8 +128,15 @@ def test_the_command_trains_and_its_weights_localise(tmp_path: Path, capsys: pyt
     assert main(["train", *options, *files, "--lr", "0.01"]) == 0
     out = capsys.readouterr().out
     assert "epoch   2" in out and "best constant" in out
-    assert main(["train", *options, *files, "--lr", "0.01"]) == 2
-    assert "is complete" in capsys.readouterr().err
+    assert main(["train", *options, *files[:2], "--lr", "0.01"]) == 2
+    assert "is complete; allowed: another folder, or --export FILE" in capsys.readouterr().err
+    # As after an end, or a full disk, between the training and its export.
+    weights = load_file(tmp_path / "w.safetensors")
+    (tmp_path / "w.safetensors").unlink()
+    assert main(["train", *options, *files, "--lr", "0.01"]) == 0
+    again = load_file(tmp_path / "w.safetensors")
+    assert again.keys() == weights.keys() and all(torch.equal(again[name], weights[name]) for name in weights)
+    assert "weights: " in capsys.readouterr().out
     cell = ["--snr", "10", "--sources", "1", "--scenes", "20", "--threads", "1", "--json"]
     assert main(["localise", "--preset", "classroom", "--weights", str(tmp_path / "w.safetensors"), *cell]) == 0
     plain = json.loads(capsys.readouterr().out)
