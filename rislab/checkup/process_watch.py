@@ -25,6 +25,7 @@ from rislab.checkup.findings import OF_THE_END, UNJUDGED, Finding, Findings, as_
 from rislab.checkup.loop_watch import diagnose, standard_observers, with_others
 from rislab.checkup.observers.hand_updates import HandUpdates
 from rislab.checkup.observers.rank_differences import RankMarks, RankObserver
+from rislab.checkup.observers.resumes import LostState
 from rislab.checkup.observers.unregistered import UnregisteredTensors
 from rislab.checkup.recording.event_source import EventSource
 from rislab.checkup.recording.events import Roots
@@ -41,6 +42,7 @@ from rislab.checkup.recording.tracking import (
     named_tensors,
     outermost_modules,
     outermost_scheduler,
+    schedule_goes_on,
     unwrapped,
 )
 from rislab.checkup.recording.windows import Declared, watched_run
@@ -139,6 +141,11 @@ class ProcessWatch(LoopObserver):
         if self._over.unobserved:
             text = "an optimiser has gradients, and no backward was observed: it was compiled with its step, or ran"
             findings.append(as_note(Code.LOSSES, UNJUDGED, f"{text} out of sight"))
+        for lost in (one for one in self._observers if isinstance(one, LostState)):
+            for tracked in self.tracked:
+                lost.note_schedule(
+                    tracked.optimizer, tracked.recorder.trace.schedule, tracked.recorder.trace.ticks or 0
+                )
         findings = with_others(findings, self._observers)
         return Findings(_without_repetitions([*findings, *self._source.unjudged()]))
 
@@ -156,7 +163,7 @@ class ProcessWatch(LoopObserver):
             declared = replace(self._declared_of(tracked), scaler=enabled, scheduler=tracked.scheduler is not None)
             which = f" ({tracked.label()})" if len(self.tracked) + len(self._over.labels) > 1 else ""
             own = self._stale_parameters(tracked) or diagnose(trace, declared)
-            if self._schedule_goes_on(tracked):
+            if schedule_goes_on(tracked, self.tracked):
                 own = Findings(one for one in own if one.name != "schedule hardly begins")
             if len(self.tracked) + len(self._over.labels) > 1:
                 # Of two networks, one may be the adversary of the other.
@@ -230,15 +237,6 @@ class ProcessWatch(LoopObserver):
         text = f"{len(free)} trainable tensors got a gradient and are in no optimiser: {listed(free)}"
         evidence = f"{text}; {trace.step_count} steps on others"
         return [as_fault(Code.WEIGHTS, "optimiser holds stale parameters", evidence)]
-
-    def _schedule_goes_on(self, tracked: TrackedOptimizer) -> bool:
-        """Whether a later optimiser, as of a resumed run, has a schedule of the kind that begins where its own ends."""
-        own, ticks = tracked.recorder.trace.schedule, tracked.recorder.trace.ticks or 0
-        later = [one.recorder.trace.schedule for one in self.tracked if one is not tracked]
-        return own is not None and any(
-            one is not None and (one.kind, one.length, one.begun) == (own.kind, own.length, own.begun + ticks)
-            for one in later
-        )
 
     def _scheduler_of_another(self, tracked: TrackedOptimizer) -> list[Finding]:
         """The scheduler of an optimiser whose tensors another one, without a scheduler, steps on since."""

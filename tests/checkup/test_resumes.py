@@ -135,6 +135,35 @@ def test_a_state_that_is_lost_again_and_again_is_a_fault(times: int, expected: s
     assert finding.severity == expected
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "total", "expected"),
+    [(12, 8, 20, "fault"), (12, 20, 20, "warning"), (12, 4, 20, "warning"), (20, 20, 20, "warning")],
+    ids=["one training", "a schedule of its own", "stopped again", "the first had ended"],
+)
+@pytest.mark.parametrize("per_step", [True, False])
+def test_two_parts_of_one_schedule_are_one_training(
+    before: int, after: int, total: int, expected: str, per_step: bool
+) -> None:
+    """Who trains on what was trained gives the second training a schedule of its own."""
+
+    def part(ticks: int, state: dict[str, Any] | None) -> dict[str, Any]:
+        model, optimizer, _ = build()
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
+        if state is not None:
+            model.load_state_dict(state["model"])
+        for _ in range(ticks):
+            for _ in range(1 if per_step else 3):
+                nn.functional.mse_loss(model(torch.randn(8, 3)), torch.randn(8, 1)).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+            scheduler.step()
+        return checkpoint(model, optimizer, scheduler)
+
+    (finding,) = findings_of(lambda: part(after, part(before, None)))
+    assert finding.severity == expected
+    assert ("which is all of it" in finding.evidence) == (expected == "fault")
+
+
 def test_a_schedule_that_begins_anew_is_told() -> None:
     (finding,) = findings_of(resumed_with_a_warm_up)
     assert "Adam went on with a rate of 0.003, where it had been 0.05" in finding.evidence

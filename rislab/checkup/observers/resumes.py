@@ -20,6 +20,7 @@ from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import Observer
 from rislab.checkup.recording.optimizers import tensors_held
+from rislab.checkup.recording.schedules import Schedule
 from rislab.checkup.recording.tensors import few_coordinates, is_readable
 from rislab.checkup.rules import Code
 
@@ -29,6 +30,8 @@ TENSORS, SAVED = 4, 8
 STEPS, UP, DOWN = 2, 2.0, 12.0
 # A state that was saved, and lost, so often is no new phase of a training.
 AGAIN = 3
+# A schedule of at least so many ticks is shared out by no accident; so many are not counted, after the last steps.
+LENGTH, UNCOUNTED = 8, 2
 
 Weights = tuple[tuple[float, ...], ...]
 
@@ -39,6 +42,8 @@ class Course:
 
     steps: int = 0  # so far
     stateful: bool = False  # whether it has a state
+    schedule: Schedule | None = None  # of its rates
+    ticks: int = 0  # of that, up to the last step
 
 
 @dataclass(eq=False)
@@ -68,6 +73,23 @@ class Resumed:
         """Whether the rates begin anew; a schedule may let them fall by a factor of ten in one tick."""
         rates = [self.saved.rate, *self.rates]
         return any(after > UP * before or after < before / DOWN for before, after in pairwise(rates) if before > 0)
+
+    @property
+    def shares(self) -> str:
+        """How both share the ticks of one schedule out, of which each has gone through the first; "" if they do not."""
+        first, own, ticks = (
+            self.saved.course.schedule,
+            self.course.schedule,
+            (self.saved.course.ticks, self.course.ticks),
+        )
+        if first is None or own != first or first.begun or first.length is None or first.length < LENGTH:
+            return ""
+        if not all(0 < one < first.length - UNCOUNTED for one in ticks):
+            return ""
+        if not 0 <= first.length - sum(ticks) <= UNCOUNTED:
+            return ""
+        text = f"a {first.kind} of {first.length} ticks had {ticks[0]} before and has had {ticks[1]} since, which is "
+        return f"{text}all of it, and began anew"
 
 
 class LostState(Observer):
@@ -108,6 +130,12 @@ class LostState(Observer):
         for handle in self._handles:
             handle.remove()
         self._handles = []
+
+    def note_schedule(self, optimizer: Optimizer, schedule: Schedule | None, ticks: int) -> None:
+        """What the schedule of an optimiser was made for, and how often it has ticked."""
+        course = self._courses.get(optimizer)
+        if course is not None:
+            course.schedule, course.ticks = schedule, ticks
 
     def _note_resume(self, optimizer: Optimizer, course: Course) -> None:
         own = set(map(id, tensors_held(optimizer)))
@@ -168,9 +196,11 @@ class LostState(Observer):
         )
         often = "" if len(lost) == 1 else f"; {len(lost)} times"
         evidence = f"{text} went on with {' and '.join(parts)}{often}"
+        shares = next(filter(None, (one.shares for one in lost)), "")
+        evidence += f"; {shares}" if shares else ""
         # A phase of a training may begin anew on the weights of the one before. Who saves the state again and again
-        # wants it back.
-        certain = sum(one.empty for one in lost) >= AGAIN
+        # wants it back; and who stops and goes on within the ticks of one schedule runs one training.
+        certain = bool(shares) or sum(one.empty for one in lost) >= AGAIN
         kind = as_fault if certain else as_warning
         return [kind(Code.WEIGHTS, "optimiser state lost at resume", evidence, first.where)]
 
