@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed.run
 from torch import nn
 
 import rislab
@@ -70,6 +71,9 @@ def test_a_command_of_the_readme_is_one(command: str) -> None:
         assert find_spec(module)
         if module != "rislab.cli":
             return
+        if words[0] == "torchrun":
+            # It takes an option behind the module for the beginning of one of its own.
+            assert torch.distributed.run.parse_args(words[1:]).training_script == module
         words = words[words.index("-m") + 1 :]
     own = words[1 : words.index("--")] if "--" in words else words[1:]
     if own not in (["--help"], ["checkup"], ["grade"], ["sweep"]):
