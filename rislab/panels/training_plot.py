@@ -22,6 +22,7 @@ POINTS, MEDIANS = 500, 300  # of a curve on the page; the records hold all
 SIDES = ("gradient norm", "learning rate", "loss scale", "event counts")
 ROWS = ([0.8, 0.96], [0.54, 0.7], [0.28, 0.44], [0.02, 0.18])  # of these, each under its title
 BELOW = 0.36  # of the figure of the losses, for the strip
+LONG = 1e3  # from which on the numbers of a linear axis need more room
 MARGIN = {"t": 64, "b": 40, "l": 64, "r": 12}
 COUNTER_DASHES = {"": "solid", "/": "dash", "x": "dot"}  # pattern of a bar → dash of a line
 LABELLED = 6  # runs whose curves have a label; older ones are thin and share one
@@ -34,6 +35,7 @@ UNMEASURED = {"automargin": False, "ticklabeloverflow": "allow"}
 UNITS = {"samples": "samples", "epochs": "epochs", "steps": "optimiser steps"}
 _COUNTS = ("count steps_applied", "count steps_skipped", "count forwards", "count backwards")
 COMPARED = (*_COUNTS[:2], "train", "train_eval", "validation", *_COUNTS[2:])
+NOWHERE: dict[str, Any] = {"type": "scatter", "x": [None], "y": [None]}
 HEAD = ("run", "state", "epoch", "steps", "skipped", "train", "eval, same data", "validation", "forwards", "backwards")
 
 
@@ -68,7 +70,9 @@ def figure_dict(runs: Sequence[Run], title: str, *, log: bool = True, unit: str 
     data += [*_key(data, runs), end_labels(ends, 1.01 * reach, span, log), *strip]
     layout = _layout(title, [{**line, "y0": BELOW} for line in lines], log, unit)
     layout["xaxis"]["range"], layout["yaxis"]["range"] = [0, reach], span
-    layout["yaxis"] |= log_ticks(*span) if log else {"nticks": 6}
+    layout["yaxis"] |= log_ticks(*span) if log else {"nticks": 6, "exponentformat": "e"}
+    if not log and span[1] > LONG:
+        layout["margin"] = {**MARGIN, "l": 84}
     if not runs:
         middle = {"x": 0.5, "y": 0.5, "xref": "x domain", "yref": "y domain", "yshift": 14, "showarrow": False}
         layout["annotations"].append({"text": "no run yet: press Start", **middle})
@@ -93,19 +97,27 @@ def side_charts_dict(runs: Sequence[Run], *, unit: str = "steps") -> dict[str, A
         "uirevision": f"rislab {unit}",
         "annotations": [],
     }
-    data = _side(runs[-1], unit) if runs else []
+    data = _side(runs[-1], unit) if runs else _empty_sides()
     for number, (row, name) in enumerate(zip(ROWS, SIDES, strict=True), start=1):
         suffix = "" if number == 1 else str(number)
         column = {"anchor": f"y{suffix}", "showticklabels": number == len(ROWS), "nticks": 4, "tickfont": small}
         column |= {"matches": "x"} if suffix else {"range": [0, _reach(runs[-1:], unit)]}
         layout[f"xaxis{suffix}"] = column | UNMEASURED
         axis = {"domain": row, "anchor": f"x{suffix}", "nticks": 3, "tickfont": small, **UNMEASURED}
-        layout[f"yaxis{suffix}"] = axis | ({"rangemode": "tozero"} if suffix else {"type": "log"})
+        layout[f"yaxis{suffix}"] = axis | ({"rangemode": "tozero"} if suffix else {"type": "log"} if runs else {})
+        layout[f"yaxis{suffix}"] |= {} if runs else {"range": [0, 1]}
         place = {"x": 0, "xanchor": "left", "y": row[1], "font": {"size": 12}}
         layout["annotations"].append({**CHART_TITLE, **place, "text": name})
     layout[f"xaxis{len(ROWS)}"]["title"] = {"text": UNITS[unit], "standoff": 2, "font": small}
-    layout["yaxis"] |= _few_ticks([trace["y"] for trace in data if trace["yaxis"] == "y"])
+    if runs:
+        layout["yaxis"] |= _few_ticks([trace["y"] for trace in data if trace["yaxis"] == "y"])
     return {"data": data, "layout": layout}
+
+
+def _empty_sides() -> list[dict[str, Any]]:
+    """What plotly needs to draw the axes of charts without data."""
+    axes = ("", *(str(number) for number in range(2, len(SIDES) + 1)))
+    return [{**NOWHERE, "showlegend": False, "xaxis": f"x{axis}", "yaxis": f"y{axis}"} for axis in axes]
 
 
 def table(runs: Sequence[Run]) -> str:
@@ -237,9 +249,8 @@ def _key(data: Sequence[dict[str, Any]], runs: Sequence[Run]) -> list[dict[str, 
         (f"{skipped} skipped", "marker", {"symbol": "x"}, skipped),
         (f"{strange} no loss", "marker", {"symbol": "triangle-down"}, strange),
     ]
-    nowhere = {"type": "scatter", "x": [None], "y": [None], "showlegend": True}
     return [
-        {**nowhere, "name": f"{name} ", "mode": f"{kind}s", kind: {**look, "color": GREY}}
+        {**NOWHERE, "showlegend": True, "name": f"{name} ", "mode": f"{kind}s", kind: {**look, "color": GREY}}
         for name, kind, look, there in entries
         if there
     ]

@@ -31,7 +31,7 @@ MORE = {  # field → label, width, options of knob()
     "clip_norm": ("clip", "110px", {"step": 0.1}),
     "curriculum": ("", "220px", {}),
     "blend": ("β", "260px", {"high": 0.95, "step": 0.05, "slider": True}),  # the last whole step
-    "epochs": ("", "120px", {}),
+    "epochs": ("", "140px", {}),
     "validation": ("fresh scenes", "150px", {}),
     "seed": ("", "100px", {}),
 }

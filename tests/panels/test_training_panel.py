@@ -370,6 +370,18 @@ def test_the_axis_turns_linear_and_back(live: None) -> None:
     assert plot_of(panel).figure["layout"]["yaxis"]["type"] == "linear"
 
 
+def test_large_losses_on_a_linear_axis_have_room_beside_its_title(headless: None) -> None:
+    window = step_records(straight())[0]
+    margins = []
+    for loss in (0.5, 8e12):
+        run = Run("run 1", CONFIG)
+        run.history.replace([dataclasses.replace(window, step=step, loss=loss) for step in range(1, 9)])
+        layout = figure_dict([run], "", log=False)["layout"]
+        margins.append(layout["margin"]["l"])
+        assert layout["yaxis"]["exponentformat"] == "e"
+    assert margins == [64, 84]
+
+
 def test_fresh_scenes_are_a_curve_and_a_column(headless: None) -> None:
     panel = panels.overfit(dataclasses.replace(CONFIG, validation=16))
     records = asyncio.run(awaited(panel))
@@ -616,6 +628,13 @@ def test_curves_are_labelled_at_their_ends_and_the_legend_has_six_entries_at_mos
     assert len(rows) == 9 and min(np.diff(rows)) >= 0.999  # six runs and three levels
     shown = [trace for trace in figure["data"] if trace.get("showlegend", True)]
     assert 1 <= len(shown) <= 6 and figure["layout"]["legend"]["y"] > 1
+
+
+def test_side_charts_without_a_run_have_axes() -> None:
+    empty = side_charts_dict(())
+    assert {trace["yaxis"] for trace in empty["data"]} == {"y", "y2", "y3", "y4"}
+    assert all(empty["layout"][f"yaxis{number}"]["range"] == [0, 1] for number in ("", 2, 3, 4))
+    assert "log" not in str(empty["layout"]["yaxis"])
 
 
 def test_ticks_of_a_logarithmic_axis_have_room() -> None:
