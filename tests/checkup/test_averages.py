@@ -199,6 +199,37 @@ def test_a_copy_of_weights_that_other_processes_move_is_not_judged(shared: bool)
     assert [one.name for one in trained(average_of)] == ([] if shared else ["average of the last weights alone"])
 
 
+def itself(how: str) -> Callable[[nn.Module], Update]:
+    def average_of(model: nn.Module) -> Update:
+        other, own = copy.deepcopy(model), list(model.parameters())
+        anchor = [value.detach().clone() for value in own]
+
+        def update() -> None:
+            for place, value in enumerate(other.parameters()):
+                if how == "lerp":
+                    value.data.lerp_(value.data, 0.05)
+                elif how == "a sum":
+                    added = 0.05 * value.data
+                    value.data.mul_(0.95).add_(added)
+                elif how == "a new copy":
+                    value.data.copy_(0.05 * value + 0.95 * value)
+                elif how == "rarely":
+                    value.data.lerp_(own[place], 1e-4)
+                elif how == "anchor":
+                    own[place].data.add_(anchor[place] - own[place], alpha=1e-3)
+
+        return update
+
+    return average_of
+
+
+@pytest.mark.parametrize("how", ["lerp", "a sum", "a new copy", "rarely", "anchor"])
+def test_a_copy_that_is_mixed_with_itself_is_a_fault(how: str) -> None:
+    """One that follows slowly is none, nor one towards which the weights are drawn."""
+    found = [(one.name, one.severity) for one in trained(itself(how), 40)]
+    assert found == [("average never moves", "fault")] * (how not in ("rarely", "anchor"))
+
+
 @pytest.mark.parametrize("every,share", [(1, 0.5), (5, 0.5), (1, 0.2)])
 def test_a_decay_of_one_half_is_none_unless_it_comes_rarely(every: int, share: float) -> None:
     def average_of(model: nn.Module) -> Update:

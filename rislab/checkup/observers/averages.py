@@ -44,6 +44,9 @@ A_COPY = 1e-3
 NEARLY_ALL, ALIKE = 0.985, 5e-4
 # One that begins fast, as where the decay grows with the steps, has slowed down after so many moves in a row.
 MUCH_OF_IT, MANY_MOVES = 0.3, 30
+# What an average is written by; so often, and it is no accident that it stays as it is but for rounding, where its
+# weight moves by so much of itself.
+WRITING, WRITTEN, ROUNDING, FAR = ("add_", "copy_", "lerp_", "mul_", "sub_", "__iadd__", "__imul__"), 8, 1e-5, 1e-2
 
 
 @dataclass(eq=False)
@@ -60,6 +63,11 @@ class WeightCopy:
     shares: list[float] = field(default_factory=list)
     share: float = 0.0  # the last one
     rested: bool = False  # whether it ever did not move between two steps
+    first: Tensor = field(init=False)  # the values when it was found
+    written: int = 0  # how often it was given to a function that writes to it
+
+    def __post_init__(self) -> None:
+        self.first = self.values
 
     @property
     def overtaken(self) -> bool:
@@ -98,6 +106,13 @@ class CopiesOfOne:
         self._used_by_hand = any(
             id(value) in own or (is_readable(value) and value.data_ptr() in places) for value in tensors_of(given)
         )
+
+    def note_writing(self, one: Tensor) -> None:
+        """A function wrote to a tensor outside of forwards, perhaps to a copy that should follow a weight."""
+        self._used_by_hand |= any(one.shape == weight.shape for weight in self._weights)
+        for copy in self._copies:
+            value = copy.copy()
+            copy.written += value is not None and value.data_ptr() == one.data_ptr() and value.shape == one.shape
 
     def before_step(self, observes: bool) -> None:
         """Look for copies, or at those that are known; `observes`: whether calls outside of forwards are observed."""
@@ -213,6 +228,24 @@ class CopiesOfOne:
         text += f", and each time: {1 - fast[0].share:.2g} of the average is kept" if certain else ""
         return f"{text}: next to nothing is averaged", certain
 
+    def unmoved(self) -> str:
+        """What was measured of copies that are written to, and stay as they are, "" if there are none."""
+        unmoved = []
+        for copy in self._copies:
+            value, weight = copy.copy(), few_coordinates(self._weights[copy.place])
+            if value is None or copy.written < WRITTEN:
+                continue
+            size = float(copy.first.norm())
+            moved = float((few_coordinates(value) - copy.first).norm())
+            if moved <= ROUNDING * size and float((weight - copy.first).norm()) > FAR * size:
+                unmoved.append(copy)
+        if not unmoved or len(unmoved) < min(TOGETHER, len(self._weights)):
+            return ""
+        text = (
+            f"{len(unmoved)} copies of weights were written to {sum(copy.written for copy in unmoved)} times in what "
+        )
+        return f"{text}was looked at, and have not moved, while the weights have: they are mixed with themselves"
+
     def evidence(self) -> str:
         """What was measured of copies that move away, "" if they do not."""
         moving = [copy for copy in self._copies if copy.moves >= MOVES]
@@ -231,11 +264,13 @@ class MovingAverages(Observer):
         self._copies: weakref.WeakKeyDictionary[Optimizer, CopiesOfOne] = weakref.WeakKeyDictionary()
         self._visited, self._observes = 0, False
 
-    def on_call(self, given: Sequence[Any]) -> None:
+    def on_call(self, given: Sequence[Any], name: str) -> None:
         """What takes a weight may change an average of it."""
         self._observes = bool(self._copies)
         for copies in self._copies.values():
             copies.note_call(given)
+            if name in WRITING and given and is_readable(given[0]):
+                copies.note_writing(given[0])
 
     def before_step(self, optimizer: Optimizer, closure: bool) -> None:
         """Between two steps, the weights stay, and their averages move."""
@@ -258,9 +293,11 @@ class MovingAverages(Observer):
     def findings(self) -> list[Finding]:
         """One for each optimiser whose weights have such copies."""
         texts = dict.fromkeys(copies.evidence() for copies in self._copies.values())
+        unmoved = dict.fromkeys(copies.unmoved() for copies in self._copies.values())
         fast = dict.fromkeys(copies.too_fast() for copies in self._copies.values())
         return [
             *(as_fault(Code.WEIGHTS, "average moves away from the weights", text) for text in texts if text),
+            *(as_fault(Code.WEIGHTS, "average never moves", text) for text in unmoved if text),
             *(
                 (as_fault if certain else as_warning)(Code.WEIGHTS, "average of the last weights alone", text)
                 for text, certain in fast

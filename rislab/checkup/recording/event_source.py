@@ -349,7 +349,7 @@ class EventSource:
             return
         # What gives an attribute, a size or an address computes nothing.
         if now.outermost is None and not isinstance(output, int) and type(function) is not MethodWrapperType:
-            self._notify("on_call", [*args, *kwargs.values()])
+            self._notify("on_call", [*args, *kwargs.values()], getattr(function, "__name__", ""))
         if not self._losses.begins or (now.stepped and self._module is not None):
             return
         one = next(tensors_of(output), None) if isinstance(output, tuple | list) else output

@@ -76,8 +76,8 @@ class Observer:
     def on_comparison(self, given: Sequence[Any], output: Any) -> None:
         """Two tensors were compared, element by element."""
 
-    def on_call(self, given: Sequence[Any]) -> None:
-        """A function of torch was called outside of forwards, before one of the first backwards or after a step."""
+    def on_call(self, given: Sequence[Any], name: str) -> None:
+        """A function of torch was called, by its name, outside of forwards, up to a first backward or after a step."""
 
     def on_result(self, given: Sequence[Any], output: Any) -> None:
         """Something was computed, in one of the first backwards: a number, or tensors without a gradient, or square."""
