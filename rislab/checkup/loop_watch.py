@@ -75,6 +75,18 @@ SAYS_MORE = {
     "loss given as the epoch": "scheduler never stepped",
     "scheduler before the optimiser": "scheduler before the optimiser",
 }
+# Observers whose looks end with the first backwards.
+OF_FIRST_BACKWARDS: tuple[type[Observer], ...] = (
+    RowOrders,
+    OneClass,
+    GradientUse,
+    LossBranches,
+    GraphPatterns,
+    AllPairs,
+    ConstantTerms,
+    DrawnSamples,
+    LoweredEntropies,
+)
 # In the order in which their findings are listed.
 RULE_FUNCTIONS: tuple[Callable[[WatchedRun], list[Finding]], ...] = (
     use_rules.only_frozen,

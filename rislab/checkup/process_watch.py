@@ -22,7 +22,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
 from rislab.checkup.findings import OF_THE_END, UNJUDGED, Finding, Findings, as_fault, as_note, listed
-from rislab.checkup.loop_watch import diagnose, standard_observers, with_others
+from rislab.checkup.loop_watch import OF_FIRST_BACKWARDS, diagnose, standard_observers, with_others
 from rislab.checkup.observers.hand_updates import HandUpdates
 from rislab.checkup.observers.rank_differences import RankMarks, RankObserver
 from rislab.checkup.observers.resumes import LostState
@@ -382,6 +382,7 @@ class ProcessWatch(LoopObserver):
         if self._replaces(optimizer):
             return
         own = {id(value) for value in tensors_held(optimizer)}
+        self._observers += self._source.begin_anew(OF_FIRST_BACKWARDS)
         roots = outermost_modules([module for module in modules if holds_one_of(module, own)])
         names = self._names(optimizer, roots)
         declared = replace(self._declared, scaler=None, scheduler=scheduler is not None)

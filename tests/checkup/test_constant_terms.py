@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rislab.checkup.process_watch import ProcessWatch
+from rislab.checkup.recording.interception import BACKWARDS
 
 TEACHER = nn.Linear(1, 2)
 TRAINS_NOTHING = ["a term of the loss trains nothing"]
@@ -80,3 +81,25 @@ def test_a_loss_without_a_gradient_is_a_fault(term: Callable[[Tensor, Tensor], T
             (functional.mse_loss(out, y) + term(out, y)).backward()
             optimizer.step()
     assert [(one.name, one.severity) for one in process.findings()] == [(TRAINS_NOTHING[0], expected)]
+
+
+@pytest.mark.parametrize("detached", [True, False])
+def test_a_second_training_is_looked_at_as_the_first(detached: bool) -> None:
+    """What is looked at in the first backwards of a run would be over with those of a teacher."""
+    torch.manual_seed(0)
+    teacher, student = nn.Linear(3, 2), nn.Linear(3, 2)
+    with ProcessWatch() as process:
+        optimizer = torch.optim.SGD(teacher.parameters(), lr=0.1)
+        for _ in range(2 * BACKWARDS):
+            optimizer.zero_grad()
+            functional.mse_loss(teacher(torch.randn(8, 3)), torch.randn(8, 2)).backward()
+            optimizer.step()
+        optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
+        for _ in range(BACKWARDS):
+            inputs = torch.randn(8, 3)
+            answers, wanted = student(inputs), teacher(inputs).detach()
+            optimizer.zero_grad()
+            term = functional.mse_loss(answers.detach() if detached else answers, wanted)
+            (functional.l1_loss(answers, torch.randn(8, 2)) + term).backward()
+            optimizer.step()
+    assert [one.name for one in process.findings().faults] == TRAINS_NOTHING * detached

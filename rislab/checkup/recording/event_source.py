@@ -35,11 +35,12 @@ from rislab.checkup.recording.interception import (
 from rislab.checkup.recording.optimizers import has_numbers_to_step, inner_optimizer, steps_within_itself
 from rislab.checkup.recording.own_operations import UNWATCHED, has_dispatch_mode, is_of_own_class, unobserved
 from rislab.checkup.recording.tensors import has_numbers, is_result, samples_of, tensors_of
+from rislab.checkup.recording.training_threads import TrainingThreads
 from rislab.checkup.rules import Code
 from rislab.errors import error_text
 
-# So many failures of the checkup's own are kept.
-_FAILURES = 16
+# So many failures of the checkup's own are kept; so many trainings, one after another, are looked at anew.
+_FAILURES, TRAININGS = 16, 4
 
 is_tracing: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defined]
 
@@ -72,9 +73,8 @@ def _guarded(
     return guarded
 
 
-def _untraced(method: Callable[Concatenate[EventSource, _P], None]) -> Callable[Concatenate[EventSource, _P], None]:
-    """Such a method that does nothing where torch only traces."""
-    return _guarded(method, True)
+# Such a method that does nothing where torch only traces.
+_untraced = functools.partial(_guarded, untraced=True)
 
 
 class EventSource:
@@ -96,10 +96,9 @@ class EventSource:
         on_call: OnCall = lambda *_: None,
     ) -> None:
         self.failures: list[str] = []
-        self._listeners = {
-            event: [(one, getattr(one, event)) for one in observers if _takes(one, event)] for event in _EVENTS
-        }
-        self.process = os.getpid()
+        self._listeners: dict[str, list[tuple[Observer, Callable[..., Any]]]] = {event: [] for event in _EVENTS}
+        self._add(observers)
+        self.process, self._trainings = os.getpid(), 1
         self._handles: list[RemovableHandle] = []
         for event, functions in {"on_sum": SUMS, "on_comparison": COMPARISONS}.items():
             losses += functions if losses and self._listeners[event] else ()
@@ -119,8 +118,7 @@ class EventSource:
         )
         self._networks, self._expected = Networks(), ExpectedEvents()
         self._notifying = threading.RLock()
-        self._trainer: int | None = None  # the thread that is watched
-        self._others: set[int] = set()  # threads that train beside it: their gradients change while they are read
+        self._threads = TrainingThreads()
         self._stepping: dict[int, int] = {}  # optimisers whose steps are under way: how many of its own each is within
 
     def __enter__(self) -> EventSource:
@@ -149,6 +147,21 @@ class EventSource:
             self._notify_all("end", (error,))
         self._listeners = {event: [] for event in _EVENTS}
 
+    def _add(self, observers: Sequence[Observer]) -> None:
+        for event, listeners in self._listeners.items():
+            listeners += [(one, getattr(one, event)) for one in observers if _takes(one, event)]
+
+    def begin_anew(self, kinds: Sequence[type[Observer]]) -> list[Observer]:
+        """Another training begins: new observers of the kinds whose looks end with the first backwards."""
+        if self._losses.begins or self._trainings >= TRAININGS:
+            return []
+        self._trainings += 1
+        self._losses.begin_anew()
+        self._forward.steps = self._forward.next_observed = 0
+        observers = [kind() for kind in kinds]
+        self._add(observers)
+        return observers
+
     def _notify(self, event: str, *args: Any) -> None:
         # A fork of the watched process is another one.
         if self._listeners[event] and os.getpid() == self.process:
@@ -156,7 +169,7 @@ class EventSource:
 
     def _notify_further(self, event: str, *args: Any) -> None:
         """Notify observers of what comes after something that they were notified of."""
-        if self._others and self._is_other_thread():
+        if self._threads.is_other():
             return
         if self._losses.active:
             self._losses.outside(self._notify_all, event, args)
@@ -182,27 +195,14 @@ class EventSource:
 
     def unjudged(self) -> list[Finding]:
         """What could not be judged, as the checkup itself failed."""
-        others = [f"training in other threads than the watched one: {len(self._others)}"] if self._others else []
+        count = len(self._threads.others)
+        others = [f"training in other threads than the watched one: {count}"] if count else []
         return [as_note(Code.LOSSES, UNJUDGED, failure) for failure in [*self.failures, *others]]
 
     @property
     def one_thread_trains(self) -> bool:
         """Whether gradients of all optimisers may be read: those of another thread change while they are."""
-        return not self._others
-
-    def _choose_thread(self) -> None:
-        """Watch the first thread that trains, and another one when it is over."""
-        here = threading.get_ident()
-        if here == self._trainer:
-            return
-        # A thread that is about to start has no identity yet: nor has one that was not chosen.
-        if self._trainer is not None and self._trainer in {thread.ident for thread in threading.enumerate()}:
-            self._others.add(here)
-        else:
-            self._trainer = here
-
-    def _is_other_thread(self) -> bool:
-        return threading.get_ident() in self._others - {self._trainer}
+        return not self._threads.others
 
     @property
     def _module(self) -> nn.Module | None:
@@ -215,7 +215,7 @@ class EventSource:
         expected = self._expected
         if not expected.active:
             return expected.note(event)
-        if threading.get_ident() != self._trainer:
+        if threading.get_ident() != self._threads.watched:
             # The watched thread may be in the midst of an event: it ends the counting itself, after its window.
             expected.left = 0
             return False
@@ -246,7 +246,7 @@ class EventSource:
         if self._expected.end_window():
             return
         self._end_counting()
-        if self._expected.usual and not self._others:
+        if self._expected.usual and not self._threads.others:
             left = MANY
             for _, method in self._listeners["may_count"]:
                 if (left := min(left, method())) <= 0:
@@ -364,8 +364,8 @@ class EventSource:
             return
         if counts:
             self._end_counting()
-        self._choose_thread()
-        if self._others and self._is_other_thread():
+        self._threads.choose()
+        if self._threads.is_other():
             return
         self._losses.note_backward()
         self._forward.reported = not is_tracing() and all(has_numbers(root) for root, _ in roots)
@@ -376,7 +376,7 @@ class EventSource:
     def _on_backward_end(self, failed: bool) -> None:
         if failed:
             self._end_counting()
-        if not self._forward.reported or (self._others and self._is_other_thread()):
+        if not self._forward.reported or self._threads.is_other():
             return
         if failed:
             self._notify_further("on_backward_error")

@@ -1,4 +1,4 @@
-"""Losses and backwards are intercepted where torch computes them; and how many parts a loss is the mean of."""
+"""Losses, backwards and other calls are intercepted where torch computes them."""
 
 from __future__ import annotations
 
@@ -63,19 +63,6 @@ SUMS: tuple[Callable[..., Any], ...] = (Tensor.add, Tensor.add_, torch.add, Tens
 # By which a loop counts right answers.
 COMPARISONS: tuple[Callable[..., Any], ...] = (Tensor.eq, Tensor.__eq__, torch.eq)
 BACKWARDS = 24
-_FEW = 32
-MODULES: dict[type[nn.Module], Callable[..., Any]] = {
-    nn.MSELoss: functional.mse_loss,
-    nn.L1Loss: functional.l1_loss,
-    nn.SmoothL1Loss: functional.smooth_l1_loss,
-    nn.HuberLoss: functional.huber_loss,
-    nn.BCELoss: functional.binary_cross_entropy,
-    nn.BCEWithLogitsLoss: functional.binary_cross_entropy_with_logits,
-    nn.CrossEntropyLoss: functional.cross_entropy,
-    nn.NLLLoss: functional.nll_loss,
-}
-
-
 _KINDS = (Normal, Categorical, Bernoulli)
 # Calls that no hook of torch reports, by the events that they are.
 CALLS: dict[str, tuple[tuple[Any, str], ...]] = {
@@ -116,6 +103,7 @@ class LossInterceptor(TorchFunctionMode):
         self._on_other = on_other
         # By identity: a function of somebody else may have no hash.
         self._functions, self._on_call = {id(function) for function in functions}, on_call
+        self._sums = self._functions & set(map(id, SUMS))
         self._by_code = {one.__code__: one for one in LOSSES if type(one) is FunctionType}
         self._backwards = 0
         self.begins = True  # whether it is one of the first backwards
@@ -139,6 +127,11 @@ class LossInterceptor(TorchFunctionMode):
         # One that was entered before this one, and left before it, could not be taken away until now.
         while (other := self._innermost()) is not None and other._thread is None:
             super(LossInterceptor, other).__exit__(*error)
+
+    def begin_anew(self) -> None:
+        """The next backwards are the first ones of another training."""
+        self._backwards, self.begins, self.observes_all = 0, True, True
+        self._functions |= self._sums
 
     def note_backward(self) -> None:
         """After some backwards, sums are reported no more, and all others only now and then."""
@@ -419,31 +412,3 @@ class PatchedCalls(_Replacing):
             return result
 
         return reporting_result if event in _ENDED else reporting
-
-
-def count_averaged(loss: Any, args: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[float | None, bool]:
-    """How many equal parts a loss is the mean of, None if one for each sample, 1 for a sum; and whether it is a sum.
-
-    It is a function of torch.nn.functional, a Module, or anything else.
-    """
-    # Attributes of a module stand for what is not given by name.
-    function, module = (MODULES.get(type(loss)), loss) if isinstance(loss, nn.Module) else (loss, None)
-    if named.get("reduction", getattr(module, "reduction", None)) == "sum":
-        return 1.0, True
-    given = [*args, *named.values()] if named else args
-    if function in ELEMENTS and isinstance(given[0], Tensor):
-        return float(given[0].numel()), False
-    if function in TARGETS and len(given) > 1 and isinstance(given[1], Tensor):
-        target = given[1]
-        if target.is_floating_point():
-            return given[0].numel() / given[0].shape[1], False
-        ignored = named.get("ignore_index", getattr(module, "ignore_index", -100))
-        weight, size = named.get("weight", getattr(module, "weight", None)), target.numel()
-        if weight is None and ignored < 0 and size:
-            # A few numbers are read in less time than an operation takes.
-            few = size <= _FEW and target.dim() == 1
-            if (min(target.tolist()) if few else target.min().item()) >= 0:
-                return float(size), False
-        counted = target != ignored
-        return float(counted.sum() if weight is None else weight[target[counted]].sum()), False
-    return None, False

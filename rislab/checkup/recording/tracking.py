@@ -15,8 +15,8 @@ from torch.optim.lr_scheduler import ChainedScheduler, SequentialLR
 from torch.optim.optimizer import Optimizer
 
 from rislab.checkup.findings import Finding, listed
+from rislab.checkup.recording.averaged_losses import count_averaged
 from rislab.checkup.recording.events import MANY, ForwardEvent, LossEvent, Observer, Roots
-from rislab.checkup.recording.interception import count_averaged
 from rislab.checkup.recording.optimizers import ForeignOptimizer, inner_optimizer, tensors_held
 from rislab.checkup.recording.recorder import StepRecorder
 from rislab.checkup.recording.tensors import few_coordinates, is_readable
