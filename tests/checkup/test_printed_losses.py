@@ -50,6 +50,24 @@ def test_printed_losses(printed: Printed, expected: list[str], capsys: pytest.Ca
     assert capsys.readouterr().out.count("epoch") == 4
 
 
+def test_a_sum_over_as_many_batches_as_each_has_samples_may_be_meant() -> None:
+    """It is what a sum over samples gives that is divided by the number of batches."""
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ProcessWatch() as process:
+        for epoch in range(4):
+            total = 0.0
+            for _ in range(SIZE):
+                loss = nn.functional.mse_loss(model(torch.randn(SIZE, 3)), torch.randn(SIZE, 1))
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                total += loss.item()
+            print(f"epoch {epoch} loss {total:.5f}")
+    assert not process.findings()
+
+
 @pytest.mark.parametrize("own_size", [True, False])
 def test_a_short_batch_is_weighed_by_its_own_size(own_size: bool) -> None:
     torch.manual_seed(0)

@@ -54,6 +54,11 @@ class _Epoch:
         weighed = sum(loss * count for loss, count in zip(self.losses, self.samples, strict=True))
         return sum(self.losses) / len(self.losses), weighed / sum(self.samples)
 
+    def right(self) -> tuple[float, ...]:
+        """What may be meant: both means, and the sums that they are made of."""
+        mean, by_samples = self.means()
+        return mean, by_samples, mean * len(self.losses), by_samples * sum(self.samples)
+
     def wrong(self, sizes: Iterable[int]) -> list[tuple[str, float]]:
         """What each fault would print; by the sizes of datasets a sum over a part of their samples may be divided."""
         mean, by_samples = self.means()
@@ -161,9 +166,9 @@ def _is_a_loss(text: str) -> bool:
 
 
 def _is_right(column: Sequence[str], epochs: Sequence[_Epoch]) -> bool:
-    """Whether most numbers of a column are a mean of the losses before."""
-    means = zip(*(epoch.means() for epoch in epochs), strict=True)
-    return 2 * sum(sum(fits(column, values, 4)) for values in means) > len(column)
+    """Whether most numbers of a column are a mean, or a sum, of the losses before."""
+    right = zip(*(epoch.right() for epoch in epochs), strict=True)
+    return 2 * sum(sum(fits(column, values, 4)) for values in right) > len(column)
 
 
 def _wrong_columns(lines: list[Line], epochs: list[_Epoch], sizes: Iterable[int]) -> Iterator[tuple[str, str]]:
