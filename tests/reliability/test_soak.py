@@ -13,6 +13,7 @@ import pytest
 from rislab import panels
 from rislab.sanity.overfit_config import OverfitConfig
 from rislab.training.run_folder import read_records
+from tests.panels.test_training_panel import plot_of
 
 # On a slow machine it goes on, until curves are long enough to be thinned.
 WINDOWS = 1000
@@ -36,7 +37,7 @@ def test_a_panel_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delenv("RISLAB_LIVE", raising=False)
     config = OverfitConfig(scenes=64, micro_batch=16, accumulation_steps=1, epochs=10**6)
     panel = panels.overfit(config)
-    plot = next(one for one in panel.widget.children if type(one).__name__ == "PlotWidget")
+    plot = plot_of(panel)
     sent: list[tuple[float, int]] = []
 
     def page(change: dict[str, Any]) -> None:

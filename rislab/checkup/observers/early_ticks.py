@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch.optim import lr_scheduler
+from torch.optim.optimizer import Optimizer
 
 from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.observers.plateaus import rates_of
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import Observer, Roots
+from rislab.checkup.recording.optimizers import has_stepped, tensors_held
 from rislab.checkup.rules import Code
 
 NAME = "scheduler before the optimiser"
@@ -38,7 +40,7 @@ class EarlyTicks(Observer):
         if len(args) + len(kwargs) > 1 or not rates or getattr(scheduler, "last_epoch", -1) < 0:
             return
         key, where, rate = weakref.ref(scheduler), caller()[0], float(rates[0])
-        if not self._trained:
+        if not self._trained and not _has_trained(scheduler):
             # Many ticks lead to where a run goes on, and one may lead away from a rate of 0.
             first = scheduler.last_epoch == 0 and rate > 0
             self._early[key] = (where, rate) if first else None
@@ -48,6 +50,14 @@ class EarlyTicks(Observer):
     def findings(self) -> list[Finding]:
         """One for each line."""
         return [*self._findings.values()]
+
+
+def _has_trained(scheduler: Any) -> bool:
+    """Whether an optimiser has stepped, or is about to, on gradients of which nobody saw the backward."""
+    optimizer = vars(scheduler).get("optimizer")
+    return isinstance(optimizer, Optimizer) and (
+        has_stepped(optimizer) or any(value.grad is not None for value in tensors_held(optimizer))
+    )
 
 
 def _finding(scheduler: Any, where: str, first: float, rate: float) -> Finding:

@@ -238,12 +238,14 @@ def _single_softmax(node: Node) -> str:
 
 def _chosen_over_the_rows(node: Node) -> str:
     """What is chosen in each row of numbers that were normalised over the rows, several in one column; or ""."""
-    columns, chosen = _columns_chosen(node), _unshaped(next(iter(sources_of(node)), None))
-    if columns is None or chosen is None:
-        return ""
-    if chosen.name().startswith("LogBackward"):
+    chosen = _unshaped(next(iter(sources_of(node)), None))
+    if chosen is not None and chosen.name().startswith("LogBackward"):
         chosen = _unshaped(next(iter(sources_of(chosen)), None))
     if chosen is None or not chosen.name().startswith(("LogSoftmaxBackward", "SoftmaxBackward")):
+        return ""
+    # What a node keeps may be computed again as it is read: only now is it.
+    columns = _columns_chosen(node)
+    if columns is None:
         return ""
     result = _saved(chosen, "_saved_result")
     shape = result.shape if result is not None else torch.Size()
