@@ -6,7 +6,7 @@ Only what fits one wrong number in all lines, to its last digit, and a right one
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -44,7 +44,7 @@ OF_PARTS = ("batch", "last", "step", "iter")
 class _Batch(NamedTuple):
     """A loss, or right answers, of one batch of an evaluation."""
 
-    where: str  # file and line that computed it
+    where: tuple[str, int]  # file and line that computed it, and how many there had been since the forward
     kind: str  # "score" of a comparison, "mean" or "sum" of a loss
     total: Tensor  # sum over samples
     samples: int
@@ -105,8 +105,10 @@ class PrintedEvaluations(Observer):
         self._loaders, self._lines = loaders, PrintedLines()  # each after so many batches
         self._batches: list[_Batch] = []
         self._samples, self._turn = 0, -1  # of the last forward, if it was one of an evaluation
+        self._since: Counter[str] = Counter()  # what lines have computed since that
 
     def on_forward_end(self, call: ForwardEvent) -> None:
+        self._since.clear()
         self._samples = 0 if call.training and torch.is_grad_enabled() else call.samples
 
     def on_pass(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -134,7 +136,9 @@ class PrintedEvaluations(Observer):
     def _add(self, kind: str, total: Tensor, count: int) -> None:
         # What is no number a sample, as of the tokens of sequences, may be divided by whatever is meant.
         if count == self._samples > 0 and len(self._batches) < BATCHES:
-            self._batches.append(_Batch(caller()[0], kind, total, count, self._turn))
+            where = caller()[0]
+            self._since[where] += 1
+            self._batches.append(_Batch((where, self._since[where]), kind, total, count, self._turn))
 
     def on_print(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if self._batches and len(self._batches) < BATCHES:
@@ -184,9 +188,9 @@ class PrintedEvaluations(Observer):
 
 def _evaluations(
     batches: Sequence[_Batch], totals: Sequence[float], first: int, last: int
-) -> dict[tuple[str, int], _Evaluation]:
+) -> dict[tuple[tuple[str, int], int], _Evaluation]:
     """Evaluations between two places, by line and by number of the pass, from the last one, −1, backwards; 0: all."""
-    places: dict[str, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
+    places: dict[tuple[str, int], dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
     for place in range(first, last):
         places[batches[place].where][batches[place].turn].append(place)
     # A line may be printed amid a pass.
