@@ -50,6 +50,15 @@ def test_printed_losses(printed: Printed, expected: list[str], capsys: pytest.Ca
     assert capsys.readouterr().out.count("epoch") == 4
 
 
+def step(model: nn.Module, optimizer: torch.optim.Optimizer, size: int) -> float:
+    """Take a step on so many samples; their loss."""
+    loss = nn.functional.mse_loss(model(torch.randn(size, 3)), torch.randn(size, 1))
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
 def test_a_sum_over_as_many_batches_as_each_has_samples_may_be_meant() -> None:
     """It is what a sum over samples gives that is divided by the number of batches."""
     torch.manual_seed(0)
@@ -59,11 +68,7 @@ def test_a_sum_over_as_many_batches_as_each_has_samples_may_be_meant() -> None:
         for epoch in range(4):
             total = 0.0
             for _ in range(SIZE):
-                loss = nn.functional.mse_loss(model(torch.randn(SIZE, 3)), torch.randn(SIZE, 1))
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                total += loss.item()
+                total += step(model, optimizer, SIZE)
             print(f"epoch {epoch} loss {total:.5f}")
     assert not process.findings()
 
@@ -77,11 +82,7 @@ def test_a_short_batch_is_weighed_by_its_own_size(own_size: bool) -> None:
         for epoch in range(4):
             total = 0.0
             for size in (SIZE, SIZE, 3):
-                loss = nn.functional.mse_loss(model(torch.randn(size, 3)), torch.randn(size, 1))
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                total += loss.item() * (size if own_size else SIZE)
+                total += step(model, optimizer, size) * (size if own_size else SIZE)
             print(f"epoch {epoch} loss {total / (2 * SIZE + 3):.5f}")
     named = [(one.severity, one.name) for one in process.findings()]
     assert named == ([] if own_size else [("fault", "mean of unequal means")])
@@ -105,11 +106,7 @@ def test_a_sum_over_epochs_is_wrong_where_the_line_calls_it_the_loss(text: str, 
         for epoch in range(4):
             own = 0.0
             for _ in range(BATCHES):
-                loss = nn.functional.mse_loss(model(torch.randn(SIZE, 3)), torch.randn(SIZE, 1))
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                own += loss.item()
+                own += step(model, optimizer, SIZE)
             all_of += own
             print(text.format(epoch=epoch, own=own / BATCHES, all_of=all_of / BATCHES))
     assert [(one.severity, one.name) for one in process.findings()] == [(severity, "sum never set back")]

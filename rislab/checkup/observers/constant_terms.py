@@ -6,7 +6,7 @@ What comes from elsewhere may vary, as the entropy of a teacher does, and is rig
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -85,15 +85,13 @@ class ConstantTerms(Observer):
             self._losses[id(output)] = weakref.ref(output)
 
     def _is_loss(self, value: Any) -> bool:
-        reference = self._losses.get(id(value))
-        return reference is not None and reference() is value
+        return _is_one_of(value, self._losses)
 
     def on_grad(self, outputs: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
         self._asked = [*sources] if self._trained else []
 
     def _is_of_gradients(self, given: Iterable[Any]) -> bool:
-        references = [(value, self._gradients.get(id(value))) for value in tensors_of(given)]
-        return any(reference is not None and reference() is value for value, reference in references)
+        return any(_is_one_of(value, self._gradients) for value in tensors_of(given))
 
     def _follow_gradients(self, given: Sequence[Any], output: Any) -> None:
         answers = [*tensors_of(output)]
@@ -190,6 +188,12 @@ class ConstantTerms(Observer):
                 text = f"in all {len(terms)} backwards that were looked at, {text}: 0 of it trains anything"
                 results.append(kind(Code.LOSSES, "a term of the loss trains nothing", text, place.where))
         return results[:1]
+
+
+def _is_one_of(value: Any, references: Mapping[int, weakref.ReferenceType[Tensor]]) -> bool:
+    """Whether a value is referred to, by its address; another one may have had that before."""
+    reference = references.get(id(value))
+    return reference is not None and reference() is value
 
 
 def _are_multiples(terms: Sequence[_Term]) -> bool:

@@ -39,12 +39,15 @@ class EarlyTicks(Observer):
         # Given the epoch, a tick sets the place in the schedule. One that is made ticks by itself, at -1.
         if len(args) + len(kwargs) > 1 or not rates or getattr(scheduler, "last_epoch", -1) < 0:
             return
-        key, where, rate = weakref.ref(scheduler), caller()[0], float(rates[0])
-        if not self._trained and not _has_trained(scheduler):
+        key, begins = weakref.ref(scheduler), not self._trained and not _has_trained(scheduler)
+        if not begins and key not in self._early:
+            return  # as most ticks, of which the line is of no concern
+        where, rate = caller()[0], float(rates[0])
+        if begins:
             # Many ticks lead to where a run goes on, and one may lead away from a rate of 0.
             first = scheduler.last_epoch == 0 and rate > 0
             self._early[key] = (where, rate) if first else None
-        elif (early := self._early.pop(key, None)) is not None and early[0] == where:
+        elif (early := self._early.pop(key)) is not None and early[0] == where:
             self._findings[where] = _finding(scheduler, where, early[1], rate)
 
     def findings(self) -> list[Finding]:

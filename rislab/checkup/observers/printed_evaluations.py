@@ -148,12 +148,12 @@ class PrintedEvaluations(Observer):
         results = []
         totals = [float(one.total) for one in self._batches]
         for (text, where), lines in self._lines.kinds.items():
+            if len(lines) < LINES:
+                continue
             printed = [
                 _evaluations(self._batches, totals, first, last)
                 for first, last in pairwise([0, *(line.place for line in lines)])
             ]
-            if len(lines) < LINES:
-                continue
             for column in columns(lines):
                 finding = self._finding(text, where, column, printed)
                 if finding is not None:
