@@ -36,7 +36,7 @@ FIXES = {
     "gradient scale": "divide each micro-batch loss by the number of micro-batches in the window",
     "clipping changes nothing": "clip the tensors of the optimiser, between the last backward and the step",
     "tensors that no optimiser holds": "use nn.ModuleList and nn.Parameter, and make the optimiser after them",
-    "average never moves": "mix the copy with the weights that are trained, not with itself",
+    "average never moves": "make the copy by copy.deepcopy(), and mix it with the trained weights, not with itself",
     "average moves away from the weights": "move the average by (1 - decay) * (weight - average), not against it",
     "tensors of one storage": "tie weights by the parameter itself: head.weight = embedding.weight",
     "scheduler of another optimiser": "make a new scheduler for the new optimiser",

@@ -230,6 +230,61 @@ def test_a_copy_that_is_mixed_with_itself_is_a_fault(how: str) -> None:
     assert found == [("average never moves", "fault")] * (how not in ("rarely", "anchor"))
 
 
+def alias(how: str) -> Callable[[nn.Module], Update]:
+    """What is to follow the weights is the network itself, and other things that are done to weights."""
+
+    def average_of(model: nn.Module) -> Update:
+        other, start = model, copy.deepcopy(model)
+
+        def update() -> None:
+            for value, own, first in zip(other.parameters(), model.parameters(), start.parameters(), strict=True):
+                if how == "lerp":
+                    value.lerp_(own, 0.05)
+                elif how == "a sum":
+                    value.data.mul_(0.95).add_(own.data, alpha=0.05)
+                elif how == "a new copy":
+                    value.data.copy_(0.05 * own.data + (1 - 0.05) * value.data)
+                elif how == "between two":
+                    for share in (0.25, 0.75):
+                        first.data.copy_(share * own.data + (1 - share) * first.data)
+                elif how == "to the start":
+                    own.data.mul_(0.95).add_(first.data, alpha=0.05)
+                elif how == "decay":
+                    own.data.add_(own.data, alpha=-1e-4)
+                elif how == "symmetric":
+                    own.data.copy_(0.3 * own.data + 0.7 * own.data.flip(0))
+
+        return update
+
+    return average_of
+
+
+@pytest.mark.parametrize("how", ["lerp", "a sum", "a new copy", "between two", "to the start", "decay", "symmetric"])
+def test_a_target_that_is_the_network_itself_is_a_fault(how: str) -> None:
+    found = [(one.name, one.severity) for one in trained(alias(how), 40) if one.name == "average never moves"]
+    assert found == [("average never moves", "fault")] * (how in ("lerp", "a sum", "a new copy"))
+
+
+@pytest.mark.parametrize("used", [True, False])
+@pytest.mark.parametrize("kept,added", [(1.0, 0.05), (0.99, 0.05), (0.95, 0.05)])
+def test_a_target_that_grows_is_a_fault_where_it_is_in_use(kept: float, added: float, used: bool) -> None:
+    """A sum of the weights of all steps, which is divided in the end, is used by nobody before."""
+
+    def average_of(model: nn.Module) -> Update:
+        other = copy.deepcopy(model)
+
+        def update() -> None:
+            if used:
+                other(torch.zeros(1, 3))
+            for value, own in zip(other.parameters(), model.parameters(), strict=True):
+                value.data.copy_(added * own + kept * value)
+
+        return update
+
+    found = [(one.name, one.severity) for one in trained(average_of, 40)]
+    assert found == [("average moves away from the weights", "fault")] * (used and kept + added > 1.01)
+
+
 @pytest.mark.parametrize("every,share", [(1, 0.5), (5, 0.5), (1, 0.2)])
 def test_a_decay_of_one_half_is_none_unless_it_comes_rarely(every: int, share: float) -> None:
     def average_of(model: nn.Module) -> Update:

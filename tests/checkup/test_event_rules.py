@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,6 +12,7 @@ from torch.nn import functional
 import rislab
 from rislab.checkup.findings import Finding
 from rislab.checkup.process_watch import ProcessWatch
+from rislab.checkup.script import run_script
 
 
 def trained(*, size: int, declared: int, batches: int, epochs: int, zero_each_epoch: bool = False) -> list[Finding]:
@@ -77,7 +80,36 @@ def test_sums_of_a_window_may_be_added_up_before_one_backward(forwards: int, nam
     assert [finding.name for finding in watch.findings() if finding.severity == "fault"] == names
 
 
-def test_a_share_of_the_last_gradient_is_said_in_words() -> None:
+@pytest.mark.parametrize("critic_first", [True, False])
+def test_a_detached_loss_is_named_by_its_line(critic_first: bool, tmp_path: Path) -> None:
+    """Of all losses that do not depend on the generator, the last before its step was to lead to it."""
+    critic = """
+    d_step.zero_grad()
+    (loss(critic(torch.randn(16, 4)), ones) + loss(critic(made.detach()), 0 * ones)).backward()
+    d_step.step()"""
+    text = """
+import torch
+from torch import nn
+torch.manual_seed(0)
+generator, critic = nn.Linear(2, 4), nn.Linear(4, 1)
+g_step, d_step = (torch.optim.Adam(one.parameters()) for one in (generator, critic))
+loss, ones = nn.functional.binary_cross_entropy_with_logits, torch.ones(16, 1)
+for _ in range(6):
+    made = generator(torch.randn(16, 2))%s
+    g_step.zero_grad()
+    loss(critic(made.detach()), ones).backward()
+    g_step.step()%s
+"""
+    text %= (critic, "") if critic_first else ("", critic)
+    path = tmp_path / "gan.py"
+    path.write_text(text)
+    (finding,) = [one for one in run_script(path).findings if one.severity == "fault"]
+    line = text[: text.index("loss(critic(made.detach()), ones)")].count("\n") + 1
+    assert finding.name == "loss detached" and finding.where.endswith(f"gan.py:{line}")
+
+
+@pytest.mark.parametrize("clipped", [False, True])
+def test_a_share_of_the_last_gradient_is_said_in_words(clipped: bool) -> None:
     torch.manual_seed(0)
     model = nn.Linear(6, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
@@ -85,6 +117,8 @@ def test_a_share_of_the_last_gradient_is_said_in_words() -> None:
         for _ in range(2):
             x = torch.randn(4, 6)
             functional.mse_loss(model(x), x[:, :1]).backward()
+            if clipped:
+                nn.utils.clip_grad_norm_(model.parameters(), 0.1)
             optimizer.step()
     first = watch.findings()[0]
     assert first.name == "never zeroed"

@@ -124,6 +124,9 @@ def of_a_policy(actor: nn.Module, critic: nn.Module, kind: str, detached: bool) 
     action = policy.sample()
     returns, value = state[:, 0] + action, critic(state).squeeze(1)
     advantage = (returns - value).detach() if detached else returns - value
+    if kind == "probabilities":
+        chosen = actor(state).softmax(1).gather(1, action[:, None]).squeeze(1)
+        return (-torch.log(chosen) * advantage + functional.smooth_l1_loss(value, returns)).mean()
     if kind == "clipped":
         ratio = (policy.log_prob(action) - policy.log_prob(action).detach()).exp()
         spread = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
@@ -131,7 +134,7 @@ def of_a_policy(actor: nn.Module, critic: nn.Module, kind: str, detached: bool) 
     return -(advantage * policy.log_prob(action)).mean() + functional.mse_loss(value, returns)
 
 
-@pytest.mark.parametrize("kind", ["discrete", "continuous", "clipped"])
+@pytest.mark.parametrize("kind", ["discrete", "continuous", "clipped", "probabilities"])
 @pytest.mark.parametrize("detached", [False, True])
 def test_an_advantage_that_is_not_detached_is_told(kind: str, detached: bool) -> None:
     torch.manual_seed(0)

@@ -44,6 +44,12 @@ A_COPY = 1e-3
 NEARLY_ALL, ALIKE = 0.985, 5e-4
 # One that begins fast, as where the decay grows with the steps, has slowed down after so many moves in a row.
 MUCH_OF_IT, MANY_MOVES = 0.3, 30
+# A copy that has grown by this factor over its weight is no mean of it.
+GROWN = 1.02
+# Networks whose forwards tell which copies are used.
+NETWORKS = 16
+# By which a share is taken, and mixed in.
+PRODUCTS, MIXING = ("mul", "__mul__", "__rmul__", "mul_", "__imul__"), ("lerp", "lerp_")
 # What an average is written by; so often, and it is no accident that it stays as it is but for rounding, where its
 # weight moves by so much of itself.
 WRITING, WRITTEN, ROUNDING, FAR = ("add_", "copy_", "lerp_", "mul_", "sub_", "__iadd__", "__imul__"), 8, 1e-5, 1e-2
@@ -59,6 +65,7 @@ class WeightCopy:
     step: int  # before which it was last read
     moves: int = 0  # how often it moved
     away: int = 0  # how often straight away from the weight
+    along: int = 0  # how often by a multiple of the weight, while its network was in use
     # Of the way to the weight that it moved, the first times; 1 if it became the weight.
     shares: list[float] = field(default_factory=list)
     share: float = 0.0  # the last one
@@ -114,8 +121,13 @@ class CopiesOfOne:
             value = copy.copy()
             copy.written += value is not None and value.data_ptr() == one.data_ptr() and value.shape == one.shape
 
-    def before_step(self, observes: bool) -> None:
-        """Look for copies, or at those that are known; `observes`: whether calls outside of forwards are observed."""
+    def before_step(self, observes: bool, networks: Iterable[nn.Module]) -> None:
+        """Look for copies, or at those that are known, before a step.
+
+        Args:
+            observes: whether calls outside of forwards are observed.
+            networks: whose forwards have run.
+        """
         self._step += 1
         self._first = self._first or [few_coordinates(weight) for weight in self._weights]
         # A search goes through all objects, which takes as long as many steps of a small network.
@@ -124,7 +136,7 @@ class CopiesOfOne:
             for place, value in self._search():
                 self._copies.append(WeightCopy(place, weakref.ref(value), few_coordinates(value), self._step))
         if self._copies and self._is_read(self._step):
-            self._read()
+            self._read(networks)
 
     def steps_to_read(self) -> int:
         """How many steps come before the next one at which copies are read."""
@@ -181,7 +193,7 @@ class CopiesOfOne:
         stacked = torch.stack(values)  # [2 · weights, coordinates]
         return places + places, stacked, stacked.norm(dim=1)
 
-    def _read(self) -> None:
+    def _read(self, networks: Iterable[nn.Module]) -> None:
         if any(copy.copy() is None for copy in self._copies):
             self._renew()
         for copy in self._copies:
@@ -199,6 +211,8 @@ class CopiesOfOne:
                 copy.away += alike < AWAY
                 share = 1.0 if torch.equal(change, way) else float(change @ way) / max(float(way @ way), 1e-30)
                 copy.share = share if alike > -AWAY else 0.0
+                if cosine(change, few_coordinates(self._weights[copy.place])) > -AWAY and alike <= -AWAY:
+                    copy.along += any(value is one for net in networks for one in nn.Module.parameters(net))
                 if len(copy.shares) < MOST_MOVES:
                     copy.shares.append(copy.share)
             copy.values, copy.step = values, self._step
@@ -250,10 +264,59 @@ class CopiesOfOne:
         """What was measured of copies that move away, "" if they do not."""
         moving = [copy for copy in self._copies if copy.moves >= MOVES]
         away = [copy for copy in moving if copy.away == copy.moves]
+        along = [copy for copy in moving if 4 * copy.along >= 3 * copy.moves and self._growth(copy) > GROWN]
+        text = "each time straight away from the weights"
+        if len(along) > len(away):
+            growth = max(map(self._growth, along))
+            away, text = (
+                along,
+                f"nearly always by a multiple of the weights: they have grown to {growth:.3g} times as much as these",
+            )
         if not away or len(away) < min(TOGETHER, len(self._weights)) or 2 * len(away) < len(moving):
             return ""
-        moves = sum(copy.away for copy in away)
-        return f"{len(away)} copies of weights moved {moves} times, each time straight away from the weights"
+        moves = sum(copy.moves for copy in away)
+        return f"{len(away)} copies of weights moved {moves} times, {text}"
+
+    def _growth(self, copy: WeightCopy) -> float:
+        return float(copy.values.norm()) / max(float(few_coordinates(self._weights[copy.place]).norm()), 1e-30)
+
+    def addresses(self) -> Iterable[int]:
+        """Where the weights lie."""
+        return (weight.data_ptr() for weight in self._weights)
+
+
+class OwnMixtures:
+    """Trained weights of which a share is taken, and then the rest: what should follow them is themselves."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Any, float] = (None, 0.0)  # what was multiplied last, and the factor
+        self._mixed: Counter[int] = Counter()  # by address
+        self._share = 0.0
+
+    def note_call(self, given: Sequence[Any], name: str) -> None:
+        """A function of torch was called outside of forwards."""
+        if name not in (*PRODUCTS, *MIXING, "add_") or (torch.is_grad_enabled() and given[0].requires_grad):
+            return
+        places = [_place(one) for one in given if isinstance(one, Tensor) and is_readable(one)]
+        factor = next((one for one in reversed(given) if isinstance(one, float)), 0.0)
+        # A half is taken for other ends too.
+        if not places or not 0 < factor < 1 or factor == 0.5 or any(one != places[0] for one in places):
+            self._last = None, 0.0
+            return
+        rest = places[0] == self._last[0] and abs(self._last[1] + factor - 1) <= ROUNDING
+        if (len(places) == 2 and (name in MIXING or rest)) or (len(places) == 1 and rest and name in PRODUCTS):
+            self._mixed[places[0][0]] += 1
+            self._share = min(factor, 1 - factor)
+        self._last = (places[0], factor) if name in PRODUCTS else (None, 0.0)
+
+    def evidence(self, weights: Iterable[int]) -> str:
+        """What was measured of weights at these addresses, "" if none is mixed with itself."""
+        own = {place: self._mixed[place] for place in weights if self._mixed[place]}
+        if len(own) < TOGETHER or sum(own.values()) < WRITTEN:
+            return ""
+        text = f"{len(own)} of the weights that are trained were mixed with themselves, {sum(own.values())} times in "
+        text += f"what was looked at, {self._share:.3g} of each with the rest of it: what is to follow them is no copy"
+        return text
 
 
 class MovingAverages(Observer):
@@ -263,10 +326,19 @@ class MovingAverages(Observer):
         # What dies with its optimiser is of no concern any more.
         self._copies: weakref.WeakKeyDictionary[Optimizer, CopiesOfOne] = weakref.WeakKeyDictionary()
         self._visited, self._observes = 0, False
+        self._networks: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self._mixtures = OwnMixtures()
+
+    def on_forward(self, module: nn.Module, training: bool) -> None:
+        """A network is in use."""
+        if len(self._networks) < NETWORKS:
+            self._networks.add(module)
 
     def on_call(self, given: Sequence[Any], name: str) -> None:
         """What takes a weight may change an average of it."""
         self._observes = bool(self._copies)
+        if self._copies:
+            self._mixtures.note_call(given, name)
         for copies in self._copies.values():
             copies.note_call(given)
             if name in WRITING and given and is_readable(given[0]):
@@ -279,7 +351,7 @@ class MovingAverages(Observer):
             self._visited += 1
             copies = self._copies[optimizer] = CopiesOfOne(optimizer)
         if copies is not None:
-            copies.before_step(self._observes)
+            copies.before_step(self._observes, self._networks)
 
     def may_count(self) -> int:
         """Copies are read in pairs of steps."""
@@ -294,6 +366,7 @@ class MovingAverages(Observer):
         """One for each optimiser whose weights have such copies."""
         texts = dict.fromkeys(copies.evidence() for copies in self._copies.values())
         unmoved = dict.fromkeys(copies.unmoved() for copies in self._copies.values())
+        unmoved |= dict.fromkeys(self._mixtures.evidence(copies.addresses()) for copies in self._copies.values())
         fast = dict.fromkeys(copies.too_fast() for copies in self._copies.values())
         return [
             *(as_fault(Code.WEIGHTS, "average moves away from the weights", text) for text in texts if text),
@@ -304,3 +377,7 @@ class MovingAverages(Observer):
                 if text
             ),
         ]
+
+
+def _place(value: Tensor) -> tuple[int, tuple[int, ...], torch.Size]:
+    return value.data_ptr(), value.stride(), value.shape

@@ -35,9 +35,9 @@ SAMPLES, ONE_DIRECTION, FALLEN = 8, 0.03, 0.2
 NETWORKS = 64
 # Nodes that compute a number for each sample from what networks gave.
 _POINTWISE = (
-    "Add", "Sub", "Rsub", "Mul", "Div", "Neg", "Exp", "Pow", "Sqrt", "Abs", "Mean", "Sum", "Std", "Var", "Clamp",
-    "Min", "Where", "ToCopy", "Clone", "Alias", "View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Expand",
-    "Permute", "Transpose", "TBackward", "Select", "Slice", "Stack", "Cat", "Unbind", "Split",
+    "Add", "Sub", "Rsub", "Mul", "Div", "Neg", "Exp", "LogBackward", "Pow", "Sqrt", "Abs", "Mean", "Sum", "Std", "Var",
+    "Clamp", "Min", "Where", "ToCopy", "Clone", "Alias", "View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze",
+    "Expand", "Permute", "Transpose", "TBackward", "Select", "Slice", "Stack", "Cat", "Unbind", "Split",
 )  # fmt: skip
 _DISTANCES = ("MseLoss", "SmoothL1Loss", "L1Loss", "HuberLoss", "KlDiv", "CosineSimilarity")
 _REGRESSIONS = ("MseLoss", "SmoothL1Loss", "HuberLoss", "L1Loss", "Pow")

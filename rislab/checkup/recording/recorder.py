@@ -156,7 +156,7 @@ class StepRecorder:
         elif loss.numel() != 1:
             batch.why = "the loss is not a single number"
         if self._lines.is_detached(batch.call_stack):
-            self.trace.detached_losses += 1
+            self.trace.note_detached(batch.where)
             return
         self._window.micro_batches.append(batch)
         node = loss.grad_fn
@@ -250,7 +250,7 @@ class StepRecorder:
 
     def _drop_detached(self, batch: MicroBatch) -> None:
         """A loss that depends on none of the weights."""
-        self.trace.detached_losses += 1
+        self.trace.note_detached(batch.where)
         self._lines.drop(batch.call_stack)
         self._window.drop(batch)
 

@@ -177,6 +177,9 @@ class Trace:
     forwards: int = 0  # with gradients
     backwards: int = 0  # their number
     detached_losses: int = 0  # number of losses that depend on none of the weights
+    # File and line of the last of them before the last step after which others came, and of the last of all.
+    detached_before_step: str = ""
+    detached_last: tuple[int, str] = (0, "")  # with the number of steps before it
     frozen: int = 0  # number of tensors of the network that ask for no gradient
     tensors: int = 0  # number of trainable tensors at the beginning
     # Names of trainable tensors whose values are those of the beginning.
@@ -234,6 +237,14 @@ class Trace:
         self.remade += 1
         if len(self.remade_at) < REMADE:
             self.remade_at.append(len(self.raw_losses()))
+
+    def note_detached(self, where: str) -> None:
+        """A loss at this line depends on none of the weights."""
+        self.detached_losses += 1
+        steps, last = self.detached_last
+        if steps != self.step_count:
+            self.detached_before_step = last
+        self.detached_last = self.step_count, where
 
     def drop_steps(self) -> None:
         """What was recorded so far had begun before."""

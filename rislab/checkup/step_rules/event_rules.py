@@ -42,7 +42,9 @@ def _without_losses(trace: Trace) -> list[Finding]:
         return [_by_hand(counts)]
     if trace.detached_losses:
         text = f"{counts}; {trace.detached_losses} losses were intercepted, and none of them depends on the weights"
-        return [as_fault(Code.LOSSES, "loss detached", text)]
+        # The last loss before a step is most often the one that was to lead to it.
+        where = trace.detached_before_step or trace.detached_last[1]
+        return [as_fault(Code.LOSSES, "loss detached", text, where)]
     if not trace.forwards and not trace.steps and len(trace.unchanged) == trace.tensors:
         return [as_fault(Code.LOSSES, "nothing was trained", counts)]
     if not trace.forwards and not any(norms):

@@ -380,7 +380,10 @@ def _wrong_counts(one: StepComparison, before: StepComparison | None, text: str,
     if weights and near(weights[0], 1) and all(near(weight, one.size) for weight in weights[1:]):
         return _scale_fault("divided on the first batch only", counts, one, "never divided")
     if before is not None and before.step.gradient is not None and len(before.gradient) == len(one.gradient):
-        rest = compare_gradients(one.gradient - one.expected, before.gradient)
+        # Clipping makes the sum of both shorter, after the last backward.
+        last = one.step.backwards[-1].after if one.step.clips and one.step.backwards else None
+        given = one.gradient if last is None or len(last) != len(one.gradient) else last
+        rest = compare_gradients(given - one.expected, before.gradient)
         if rest.cosine > 0.99 and rest.alpha > LOOSE:
             name = "never zeroed" if near(rest.alpha, 1) else "left-overs leak"
             share = "whole" if name == "never zeroed" else f"{rest.alpha:.3g} times"
