@@ -50,6 +50,7 @@ from rislab.checkup.observers.saved_networks import SavedNetworks
 from rislab.checkup.observers.shared_buffers import SharedBuffers
 from rislab.checkup.observers.split_leakage import SplitLeakage
 from rislab.checkup.observers.state_loading import OwnWeights
+from rislab.checkup.observers.step_count import StepCount
 from rislab.checkup.observers.token_targets import TokenTargets
 from rislab.checkup.observers.unregistered import UnregisteredTensors
 from rislab.checkup.options import check_options
@@ -58,6 +59,7 @@ from rislab.checkup.recording.event_source import EventSource
 from rislab.checkup.recording.events import LossEvent, Observer
 from rislab.checkup.recording.gradient_samples import GradientSamples
 from rislab.checkup.recording.interception import LOSSES
+from rislab.checkup.recording.own_operations import unobserved
 from rislab.checkup.recording.recorder import StepRecorder
 from rislab.checkup.recording.trace import Trace
 from rislab.checkup.recording.tracking import LoopObserver, TrackedOptimizer, unwrapped
@@ -186,7 +188,7 @@ class Watch:
             raise InputError("watch.loss was called, and watch() was given no loss; allowed: watch(..., loss=function)")
         output = self._loss(*args, **kwargs)
         if not isinstance(self._loss, nn.Module) and not self._of_torch() and self._source is not None:
-            self._on_loss(self._loss, args, kwargs, output)
+            unobserved(False, self._on_loss, self._loss, args, kwargs, output)
         return output
 
     def _of_torch(self) -> bool:
@@ -240,8 +242,10 @@ def _of_accelerator(accelerator: Any, size: int | None, scaler: Any) -> tuple[in
 
 def standard_observers() -> list[Observer]:
     """What watches a loop besides the recorders of its optimisers, in the order in which findings are listed."""
-    targets, samplers, loaders = TokenTargets(), RepeatedOrder(), LoaderPasses()
+    steps = StepCount()
+    targets, samplers, loaders = TokenTargets(), RepeatedOrder(), LoaderPasses(steps)
     return [
+        steps,
         UnregisteredTensors(),
         OwnWeights(),
         WeightsSetBack(),
@@ -261,20 +265,20 @@ def standard_observers() -> list[Observer]:
         LossBranches(),
         GraphPatterns(),
         AllPairs(),
-        Activations(),
+        Activations(steps),
         ConstantTerms(),
-        NetworkModes(),
+        NetworkModes(steps),
         RepeatedSeeds(),
         ClassesOfBatches(),
-        EpochsWithoutSteps(),
+        EpochsWithoutSteps(steps),
         ClassWeights(),
         SplitLeakage(),
         SharedBuffers(),
         DrawnSamples(),
         LoweredEntropies(),
-        PrintedLosses(loaders),
-        PrintedEvaluations(loaders),
-        SavedNetworks(),
+        PrintedLosses(loaders, steps),
+        PrintedEvaluations(loaders, steps),
+        SavedNetworks(steps),
         PlateauModes(),
         EarlyTicks(),
         loaders,

@@ -8,9 +8,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 from torch.autograd.graph import Node
-from torch.optim.optimizer import Optimizer
 
 from rislab.checkup.findings import Finding, as_fault, as_warning
+from rislab.checkup.observers.step_count import StepCount
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import ForwardEvent, Observer
 from rislab.checkup.recording.looks import Looks
@@ -35,12 +35,11 @@ _LINEAR = (
 class Activations(Observer):
     """Goes through the graphs of the first forwards of each network, then of ever fewer."""
 
-    def __init__(self) -> None:
-        self._looks = Looks()
+    def __init__(self, steps: StepCount) -> None:
+        self._steps, self._looks = steps, Looks()
         self._linear: dict[int, list[str]] = {}  # what was seen, by network; "" where something is not linear
         self._dead: dict[tuple[int, int], list[str]] = {}  # by network and place of the layer; "" where one lives
         self._where: dict[int, str] = {}
-        self._steps = 0
 
     def on_forward_end(self, call: ForwardEvent) -> None:
         key, output = call.network, call.output
@@ -50,23 +49,21 @@ class Activations(Observer):
             return
         if key not in self._where:
             self._where[key] = caller()[0]
+        linear = self._linear.setdefault(key, [])
+        dead = [texts for (network, _), texts in self._dead.items() if network == key]
+        if len(linear) >= AGREEING and all("" in texts for texts in (linear, *dead)):
+            return  # nothing that comes now changes the answer
         nodes = list(nodes_behind(output.grad_fn, NODES))
-        self._linear.setdefault(key, []).append(_chain(nodes) if len(nodes) < NODES else "")
+        linear.append(_chain(nodes) if len(nodes) < NODES else "")
         for place, node in enumerate(_rectified(nodes)):
             texts = self._dead.setdefault((key, place), [])
             # What a node keeps is not read: under a checkpoint, the forward would run again.
             node.register_hook(lambda passed, arrived, texts=texts: _note_dead(texts, passed, arrived))
 
-    def after_step(self, optimizer: Optimizer) -> None:
-        self._steps += 1
-
-    def count_steps(self, optimizer: Optimizer, steps: int) -> None:
-        self._steps += steps
-
     def findings(self) -> list[Finding]:
         results = []
         for (key, _), texts in self._dead.items():
-            if len(texts) >= AGREEING and all(texts) and self._steps >= STEPS:
+            if len(texts) >= AGREEING and all(texts) and self._steps.total >= STEPS:
                 text = f"in all {len(texts)} backwards that were looked at, {texts[-1]}: nothing before it is trained"
                 results.append(as_fault(Code.WEIGHTS, "layer of dead units", text, self._where[key]))
         for key, texts in self._linear.items():

@@ -14,7 +14,6 @@ from torch.autograd.graph import Node
 from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import ForwardEvent, Observer, Roots
-from rislab.checkup.recording.interception import BACKWARDS
 from rislab.checkup.recording.loss_graph import nodes_behind, sources_of
 from rislab.checkup.rules import Code
 
@@ -40,13 +39,14 @@ class _Case:
 class AllPairs(Observer):
     """Looks at what is computed of a column and a row, up to one of the first backwards."""
 
+    of_first_backwards = True
+
     def __init__(self) -> None:
         self._answers: set[int] = set()  # lengths of the columns that networks gave without a gradient
         self._trained: set[int] = set()  # lengths of the columns and rows that they gave since the last backward
         self._products: dict[Node | None, int] = {}  # of all pairs, with the length of the column
         self._differences: dict[Node, int] = {}  # the same
         self._compared: dict[int, tuple[weakref.ReferenceType[Tensor], int]] = {}
-        self._backwards = 0
         self._multiplied, self._scored, self._lost, self._subtracted = _Case(), _Case(), _Case(), _Case()
 
     def on_forward_end(self, call: ForwardEvent) -> None:
@@ -87,9 +87,6 @@ class AllPairs(Observer):
         products, self._products, self._compared = self._products, {}, {}
         differences, self._differences, self._trained = self._differences, {}, set()
         if len(roots) != 1 or roots[0][0].grad_fn is None:
-            return
-        self._backwards += 1
-        if self._backwards > BACKWARDS:
             return
         for node in nodes_behind(roots[0][0].grad_fn, NODES):
             if node.name().startswith("IndexPutBackward") and (places := _written_twice(node)):

@@ -99,6 +99,7 @@ class CopiesOfOne:
         held = [value for value in tensors_held(optimizer) if is_readable(value) and value.requires_grad]
         # In shared memory, as of asynchronous training, another process moves them between a copy and a look at it.
         self._weights = [value for value in held if value.device.type != "cpu" or not value.is_shared()][:WEIGHTS]
+        self._own = set(map(id, self._weights))
         self._copies: list[WeightCopy] = []
         self._optimizers = weakref.WeakSet[Optimizer]()  # all that a search has come upon
         self._step = self._renewals = 0
@@ -109,9 +110,10 @@ class CopiesOfOne:
         """A function was called outside of forwards, perhaps with a weight: no copy follows one otherwise."""
         if self._used_by_hand:
             return
-        own, places = set(map(id, self._weights)), {weight.data_ptr() for weight in self._weights}
         self._used_by_hand = any(
-            id(value) in own or (is_readable(value) and value.data_ptr() in places) for value in tensors_of(given)
+            id(value) in self._own
+            or (is_readable(value) and value.data_ptr() in {weight.data_ptr() for weight in self._weights})
+            for value in tensors_of(given)
         )
 
     def note_writing(self, one: Tensor) -> None:

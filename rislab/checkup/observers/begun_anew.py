@@ -43,7 +43,7 @@ class WeightsSetBack(Observer):
         self._loaded: weakref.WeakKeyDictionary[nn.Module, _Loaded] = weakref.WeakKeyDictionary()
         self._stepped: weakref.WeakSet[Optimizer] = weakref.WeakSet()
 
-    def after_step(self, optimizer: Optimizer) -> None:
+    def on_optimizer(self, optimizer: Optimizer) -> None:
         self._stepped.add(optimizer)
 
     def on_load(self, module: nn.Module, state: Mapping[str, Any]) -> None:

@@ -56,6 +56,8 @@ class Checkpoints(Observer):
         part.calls += 1
 
     def before_step(self, optimizer: Optimizer, closure: bool) -> None:
+        if not self._parts:
+            return
         open_parts = [one for one in self._parts.values() if not one.refuted and one.steps < STEPS]
         held = set(map(id, tensors_held(optimizer))) if open_parts else set()
         for part in open_parts:

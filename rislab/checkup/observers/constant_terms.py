@@ -19,7 +19,6 @@ from torch.optim.optimizer import Optimizer
 from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import ForwardEvent, LossEvent, Observer, Roots
-from rislab.checkup.recording.interception import BACKWARDS
 from rislab.checkup.recording.loss_graph import depends_on, sources_of, weighed_node
 from rislab.checkup.recording.optimizers import tensors_held
 from rislab.checkup.recording.tensors import tensors_of
@@ -56,10 +55,11 @@ class _Place:
 class ConstantTerms(Observer):
     """Looks at the sums behind the first backwards, and at what their numbers were computed from."""
 
+    of_first_backwards = True
+
     def __init__(self) -> None:
         self._sums: dict[Node, _Term] = {}  # what carries no gradient, by the node of the sum
         self._places: dict[tuple[str, ...], _Place] = {}
-        self._backwards = 0
         self._trained: dict[int, Tensor] = {}  # what optimisers have stepped on
         # What carries no gradient, and comes from what is trained, or else from another network.
         self._followed: dict[int, tuple[weakref.ReferenceType[Tensor], bool]] = {}
@@ -120,7 +120,7 @@ class ConstantTerms(Observer):
 
     def on_forward_end(self, call: ForwardEvent) -> None:
         """A network may give what carries no gradient."""
-        if not self._trained or self._backwards >= BACKWARDS:
+        if not self._trained:
             return
         constants = [value for value in tensors_of(call.output) if not value.requires_grad]
         own = [*Module.parameters(call.module)] if constants else []
@@ -141,15 +141,11 @@ class ConstantTerms(Observer):
 
     def before_step(self, optimizer: Optimizer, closure: bool) -> None:
         """What is stepped on is trained."""
-        if self._backwards < BACKWARDS:
-            self._trained |= {id(value): value for value in tensors_held(optimizer)}
+        self._trained |= {id(value): value for value in tensors_held(optimizer)}
 
     def on_backward(self, roots: Roots) -> None:
-        self._backwards += 1
         sums, self._sums, self._followed, self._numbers = self._sums, {}, {}, []
         self._losses, self._gradients, self._asked = {}, {}, []
-        if self._backwards >= BACKWARDS:
-            self._trained = {}
         root = roots[0][0] if len(roots) == 1 else None
         if not self._trained or root is None or root.grad_fn is None:
             return

@@ -17,7 +17,6 @@ from torch.utils.hooks import unserializable_hook
 from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import ForwardEvent, Observer, Roots
-from rislab.checkup.recording.interception import BACKWARDS
 from rislab.checkup.recording.loss_graph import nodes_behind
 from rislab.checkup.recording.tensors import has_numbers, tensors_of
 from rislab.checkup.rules import Code
@@ -42,9 +41,10 @@ class _Drawn:
 class DrawnSamples(Observer):
     """Observes sample() and log_prob(), up to one of the first backwards."""
 
+    of_first_backwards = True
+
     def __init__(self) -> None:
         self._drawn: list[_Drawn] = []
-        self._backwards = 0
         self._scored = False  # whether any log-probability was asked for
         self._others = self._right = self._cut = 0
         self._where = ["", ""]
@@ -55,7 +55,7 @@ class DrawnSamples(Observer):
     def _of(self, distribution: Any) -> _Drawn | None:
         return next((one for one in self._drawn if one.distribution() is distribution), None)
 
-    def on_sample(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], value: Tensor) -> bool:
+    def on_sample(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], value: Tensor) -> None:
         distribution = args[0]
         if torch.is_grad_enabled() and _node_of(distribution) is not None:
             one = self._of(distribution)
@@ -64,14 +64,12 @@ class DrawnSamples(Observer):
                 self._drawn.append(one)
             if one is not None and len(one.samples) < SAMPLES:
                 one.samples.append(value)
-        return self._backwards >= BACKWARDS
 
-    def on_log_prob(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    def on_log_prob(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         distribution, value = (*args, *kwargs.values())
         self._scored, one = True, self._of(distribution)
         if one is not None:
             one.scored |= {place for place, sample in enumerate(one.samples) if sample is value}
-        return self._backwards >= BACKWARDS
 
     def on_forward_end(self, call: ForwardEvent) -> None:
         if self._drawn and call.training and torch.is_grad_enabled():
@@ -82,7 +80,6 @@ class DrawnSamples(Observer):
                     one.answers.update(nodes)
 
     def on_backward(self, roots: Roots) -> None:
-        self._backwards += 1
         drawn, self._drawn = self._drawn, []
         first = [one for one in drawn if 0 in one.scored]
         others = [one for one in drawn if one.scored and 0 not in one.scored]
@@ -138,7 +135,7 @@ class LoweredEntropies(Observer):
         if len(self._gradients) < ENTROPIES:
             self._gradients.append(gradient.detach())
 
-    def before_step(self, optimizer: Optimizer, closure: bool) -> None:
+    def on_optimizer(self, optimizer: Optimizer) -> None:
         self._maximised |= any(group.get("maximize") for group in optimizer.param_groups)
 
     def findings(self) -> list[Finding]:

@@ -26,6 +26,13 @@ IMAGE = 4
 SHAPES, PASSED = ("View", "UnsafeView", "Reshape", "Expand", "Transpose", "Permute", "Unsqueeze", "Squeeze", "TBack"), 6
 
 
+# What is looked at.
+_KINDS = (
+    "AddBackward", "SubBackward", "MulBackward", "PowBackward", "ClampBackward", "ExpBackward", "SumBackward1",
+    "LinalgVectorNormBackward", "BmmBackward", "IndexBackward", "GatherBackward",
+)  # fmt: skip
+
+
 @dataclass
 class _Pattern:
     """What backwards have shown: in how many, where first, and what."""
@@ -86,6 +93,8 @@ class GraphPatterns(Observer):
         penalised: list[Node] = []
         for node in nodes_behind(roots[0][0].grad_fn, NODES):
             kind = node.name()
+            if not kind.startswith(_KINDS):
+                continue
             if (independent := _cancels(node)) is not None:
                 cancelled.append(independent)
             penalised += [one for one in (_squared(node),) if shapes and one is not None]

@@ -35,17 +35,18 @@ class HandUpdates(Observer):
         self._unused = "", 0  # file and line of forwards of one that is to be trained, and how many
         self._losses = 0  # of torch that carry a gradient
 
-    def on_forward_end(self, call: ForwardEvent) -> None:
+    def on_forward_end(self, call: ForwardEvent) -> bool:
         """Count forwards until the first backward or step."""
-        if self._differentiated or self._stepped or not torch.is_grad_enabled():
-            return
-        if call.training and any(value.requires_grad for value in tensors_of(call.output)):
+        if self._differentiated or self._stepped:
+            return True
+        if torch.is_grad_enabled() and call.training and any(value.requires_grad for value in tensors_of(call.output)):
             count = self._forwards[call.network] = self._forwards.get(call.network, 0) + 1
             if count == FORWARDS:
                 own = set(map(id, torch.nn.Module.parameters(call.module)))
                 held = (value for one in living_optimizers() for value in tensors_held(one))
                 self._to_be_trained |= any(id(value) in own for value in held)
             self._unused = caller()[0], max(count, self._unused[1])
+        return False
 
     def on_loss(self, call: LossEvent) -> bool:
         self._losses += isinstance(call.output, Tensor) and call.output.requires_grad

@@ -133,6 +133,8 @@ class InputChanges(Observer):
 
 def _change(before: Tensor, now: Tensor) -> tuple[float, float] | None:
     """Scale and shift by which numbers became others; None if they are the same, or became others in another way."""
+    if torch.equal(before, now):
+        return None
     rounding = ROUNDING * float(now.norm())
     old, new = before - before.mean(), now - now.mean()
     square = float(old @ old)

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.optim.optimizer import Optimizer
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -25,6 +24,7 @@ from torch.utils.data import (
 
 from rislab.checkup.findings import Finding, as_fault, as_warning, listed
 from rislab.checkup.observers.loss_arguments import loss_arguments
+from rislab.checkup.observers.step_count import StepCount
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import ForwardEvent, LossEvent, Observer
 from rislab.checkup.recording.looks import Looks
@@ -90,8 +90,9 @@ class _Subsets:
 class LoaderPasses(Observer):
     """Listens to the iterators of loaders, and to the training that follows."""
 
-    def __init__(self) -> None:
-        self._begun: list[tuple[DataLoader[Any], str]] = []
+    def __init__(self, steps: StepCount) -> None:
+        self._steps, self._before_pass = steps, 0  # and how many came before the pass
+        self._begun: list[tuple[DataLoader[Any], str, int]] = []  # with the steps that were only counted
         self._now: _Pass | None = None
         self._before: _Pass | None = None
         self._again: dict[str, tuple[int, int]] = {}  # by line: passes of one step with one batch, and its batches
@@ -108,7 +109,7 @@ class LoaderPasses(Observer):
         self._subsets = _Subsets()
 
     def on_pass(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        self._begun = [*self._begun[-1:], (args[0], caller()[0])]
+        self._begun = [*self._begun[-1:], (args[0], caller()[0], self._steps.counted)]
 
     def on_forward_end(self, call: ForwardEvent) -> None:
         self._look_at_begun()
@@ -127,31 +128,32 @@ class LoaderPasses(Observer):
             if given is not None and given[0].dim() == 2 and given[1].dim() == 1:
                 self._outputs = given[0].shape[1]
 
-    def after_step(self, optimizer: Optimizer) -> None:
-        self._reads[1] += 1
-        self._subsets.note_step()
-        if self._now is not None:
-            self._now.steps += 1
-
-    def count_step(self, optimizer: Optimizer) -> None:
-        """A step is over: of a pass that began before its first forward was met, nothing is known."""
-        self._begun = []
-        self.after_step(optimizer)
-
     def end(self, error: BaseException | None) -> None:
         self._look_at_begun()
+        self._note_steps()
         self._note_evaluation(self._now)
         self._subsets.begin(None, "")
 
     def _look_at_begun(self) -> None:
         begun, self._begun = self._begun, []
-        for loader, where in begun:
-            if not isinstance(loader.dataset, IterableDataset):
+        for loader, where, counted in begun:
+            # Of one that began before its first forward was met, nothing is known.
+            if counted == self._steps.counted and not isinstance(loader.dataset, IterableDataset):
                 self._look_at(loader, where)
                 self.sizes |= {_length(loader.dataset)} - {0}
 
+    def _note_steps(self) -> None:
+        """Steps since the pass began are of it."""
+        steps, self._before_pass = self._steps.total - self._before_pass, self._steps.total
+        self._reads[1] += steps
+        if steps:
+            self._subsets.note_step()
+        if self._now is not None:
+            self._now.steps += steps
+
     def _look_at(self, loader: DataLoader[Any], where: str) -> None:
         sampler = loader.sampler
+        self._note_steps()
         self._note_evaluation(self._now)
         if self._looks.wanted("classes"):
             self._reads = self._classes.setdefault(_classes_of(loader), [where, 0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
@@ -113,10 +114,13 @@ class LossArguments(Observer):
         self._looks = Looks()
         self._broadcast: dict[str, Finding] = {}
         self._suspicions: dict[tuple[str, tuple[str, ...]], _Suspicion] = {}
+        # By function and place: how many calls came since all that they might be wrong by was refuted.
+        self._settled: Counter[Any] = Counter()
         self._alone = LossAlone()
 
-    def on_backward(self, roots: Roots) -> None:
+    def on_backward(self, roots: Roots) -> bool:
         self._alone.note_backward(roots[0][0] if len(roots) == 1 else None)
+        return self._alone.others
 
     def on_loss(self, call: LossEvent) -> None:
         given = loss_arguments(call)
@@ -131,6 +135,10 @@ class LossArguments(Observer):
             finding = broadcast(call, *given, where)
             if finding is not None:
                 self._broadcast[where] = finding
+        key = call.function, trained, stack
+        if self._settled[key] >= CALLS:
+            return
+        settled = True
         try:
             for name, evidence in ranges(call, *given):
                 if not trained and name not in OF_EVALUATION:
@@ -139,9 +147,11 @@ class LossArguments(Observer):
                 one.calls, one.evidence = one.calls + bool(evidence), evidence or one.evidence
                 one.refuted |= not evidence
                 one.certain |= _is_certain(name, call, given[0], trained)
+                settled &= one.refuted
         except RuntimeError:
             # The tensors of vmap and of some compilers have no numbers that could be read.
             return
+        self._settled[key] += settled
 
     def findings(self) -> list[Finding]:
         held = [(name, one) for (name, _), one in self._suspicions.items() if one.calls >= CALLS and not one.refuted]

@@ -85,6 +85,7 @@ class LossBranches(Observer):
     _suspects: list[_Suspect] = field(default_factory=list)
     _places: dict[tuple[str, tuple[str, ...]], _Place] = field(default_factory=dict)
     _differentiated: bool = False  # whether a gradient was taken since the last backward
+    _directions: bool = False  # whether any loss compares two answers by their directions
     # By the first weight of a network, and its number: how far its answers are from one direction, first and last.
     _spreads: dict[tuple[int, int], tuple[float, float]] = field(default_factory=dict)
 
@@ -96,6 +97,8 @@ class LossBranches(Observer):
         if self._looks.wanted_at(call.module):
             weight = next(nn.Module.parameters(call.module), None)
             key = id(weight), call.network
+            if key in self._spreads and not self._directions:
+                return  # until directions are compared, the first one alone is needed
             if weight is None or (key not in self._spreads and len(self._spreads) >= NETWORKS):
                 return
             mean = functional.normalize(given.detach().float(), dim=1).mean(0)
@@ -122,6 +125,7 @@ class LossBranches(Observer):
         if sides is not None:
             suspect = _Suspect("stop-gradient missing", where, stack, sides[0], directions=sides[1])
             self._suspects.append(suspect)
+            self._directions |= suspect.directions
         else:
             self._place("stop-gradient missing", where, stack).others += 1
         advantage = _advantage(near)

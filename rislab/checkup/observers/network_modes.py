@@ -15,6 +15,7 @@ from torch.optim.optimizer import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from rislab.checkup.findings import Finding, as_fault, as_warning
+from rislab.checkup.observers.step_count import StepCount
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import ForwardEvent, Observer
 from rislab.checkup.recording.looks import FIRST, Looks
@@ -35,6 +36,7 @@ FAR, WIDE, NARROW = 6.0, 8.0, 1 / 40
 IMAGE, SMALL, DARK = 4, 10.0, 64.0
 # The share of each batch in running statistics: beyond these, they hold the first values, or those of the last batch.
 SLOWEST, FASTEST = 0.002, 0.9
+_WRAPPERS = (DataParallel, DistributedDataParallel)
 
 
 @dataclass(eq=False)
@@ -133,17 +135,17 @@ class _Network:
 class NetworkModes(Observer):
     """Looks at the first forwards of each network with and without gradients, then ever more rarely."""
 
-    def __init__(self) -> None:
+    def __init__(self, steps: StepCount) -> None:
+        self._count = steps
         self._looks = defaultdict[tuple[bool, bool], Looks](Looks)  # by gradients and mode
         self._steps = Looks()
         self._networks: dict[int, _Network] = {}
         self._outputs: dict[int, int] = {}  # the last outputs, by memory: network that gave them
         self._held: WeakKeyDictionary[Optimizer, set[int]] = WeakKeyDictionary()  # their tensors, while they live
-        self._step = 0
 
     def on_forward_end(self, call: ForwardEvent) -> None:
         module, gradients = call.module, torch.is_grad_enabled()
-        if isinstance(module, DataParallel | DistributedDataParallel):
+        if isinstance(module, _WRAPPERS):
             module = module.module
         key = id(module)
         if not self._looks[gradients, call.training].wanted_at(module):
@@ -158,14 +160,14 @@ class NetworkModes(Observer):
         network = self._networks[key]
         self._connect(key, call)
         if not gradients:
-            (network.training_mode if call.training else network.evaluated).note(call, self._step)
+            (network.training_mode if call.training else network.evaluated).note(call, self._count.total)
             # eval() reaches all modules, and whoever turns a dropout on again leaves the others.
             inner = [] if call.training else [one for one in module.modules() if one is not module]
             if len(inner) > 1 and all(one.training for one in inner):
                 network.evaluated.alone += 1
             self._statistics_of(network, call.training)
         elif call.training:
-            network.trained.note(call, self._step)
+            network.trained.note(call, self._count.total)
             network.normalised |= any(one.training for one in network.norms)
         if call.training:
             self._look_at_frozen(network)
@@ -199,7 +201,7 @@ class NetworkModes(Observer):
 
     def _statistics_of(self, network: _Network, training: bool) -> None:
         """An evaluation with statistics that are those of the beginning, after many steps."""
-        if training or not network.norms or self._step < STEPS:
+        if training or not network.norms or self._count.total < STEPS:
             return
         network.note_statistics()
         first = all(
@@ -210,7 +212,6 @@ class NetworkModes(Observer):
         network.never_moved = (network.never_moved or caller()[0] or "?") if first else ""
 
     def after_step(self, optimizer: Optimizer) -> None:
-        self._step += 1
         if self._steps.wanted_at(optimizer):
             held = self._held[optimizer] = set(map(id, tensors_held(optimizer)))
             for network in self._networks.values():
@@ -219,9 +220,6 @@ class NetworkModes(Observer):
     def _is_trained(self, network: _Network) -> bool:
         """Whether an optimiser has stepped one of its tensors."""
         return network.stepped or any(_holds(network.module, held) for held in self._held.values())
-
-    def count_steps(self, optimizer: Optimizer, steps: int) -> None:
-        self._step += steps
 
     def findings(self) -> list[Finding]:
         results = []
@@ -246,7 +244,7 @@ class NetworkModes(Observer):
 
     def _is_between(self, steps: set[int]) -> bool:
         """Whether training went on before one of these steps and after it."""
-        return any(0 < step < self._step for step in steps)
+        return any(0 < step < self._count.total for step in steps)
 
     def _is_copy(self, network: _Network, mean: Tensor | None = None) -> bool:
         """Whether a trained network of the same make has statistics that moved, from a running mean, or from 0."""
@@ -262,7 +260,7 @@ class NetworkModes(Observer):
     def _of_trained(self, network: _Network, name: str) -> list[Finding]:
         results = []
         wrong, depends = network.training_mode, network.drops or any(one.momentum for one in network.norms)
-        rare = self._step >= max(STEPS, STEPS_BETWEEN * min(FIRST, len(wrong.steps))) and wrong.are_rare()
+        rare = self._count.total >= max(STEPS, STEPS_BETWEEN * min(FIRST, len(wrong.steps))) and wrong.are_rare()
         # Dropout by Monte Carlo is run several times each time; and after the training, statistics are taken once more,
         # before an evaluation in evaluation mode.
         monte_carlo = bool(wrong.repeated) and 2 * len(wrong.repeated) >= len(wrong.steps)
@@ -271,7 +269,7 @@ class NetworkModes(Observer):
         if wrong.count and depends and rare and network.trained.count and not in_turn and not meant:
             layers = "dropout" if network.drops else "BatchNorm"
             text = f"{name} has {layers}, was run without gradients in training mode after {len(wrong.steps)} of "
-            text += f"{self._step} steps, and never in evaluation mode while training went on"
+            text += f"{self._count.total} steps, and never in evaluation mode while training went on"
             results.append(as_warning(Code.MODE, "evaluated in training mode", text, wrong.where))
         alone = network.evaluated.alone
         if alone >= AGREEING and depends and alone == network.evaluated.count:

@@ -6,7 +6,7 @@ import ast
 import inspect
 from collections import defaultdict
 from typing import Any
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary
 
 import torch
 from torch.optim.optimizer import Optimizer
@@ -31,7 +31,6 @@ class OptimizerArguments(Observer):
     """Looks at the groups of each optimiser at its first step."""
 
     def __init__(self) -> None:
-        self._known: WeakSet[Optimizer] = WeakSet()
         # The default rate of each optimiser, when it was last looked at.
         self._defaults: WeakKeyDictionary[Optimizer, Any] = WeakKeyDictionary()
         # Rates that no group had, by name.
@@ -39,11 +38,7 @@ class OptimizerArguments(Observer):
         self._rates: WeakKeyDictionary[Optimizer, dict[str, list[Any]]] = WeakKeyDictionary()  # of the groups then
         self._findings: list[Finding] = []
 
-    def before_step(self, optimizer: Optimizer, closure: bool) -> None:
-        self.count_step(optimizer)
-        if optimizer in self._known:
-            return
-        self._known.add(optimizer)
+    def on_optimizer(self, optimizer: Optimizer) -> None:
         kind = type(optimizer)
         default = inspect.signature(kind).parameters.get("lr")
         rates = {float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups if "lr" in group}
@@ -62,8 +57,8 @@ class OptimizerArguments(Observer):
             named = as_fault if word else as_warning
             self._findings.append(named(Code.LEARNING_RATE, "weight decay in place of the rate", text, where))
 
-    def count_step(self, optimizer: Optimizer) -> None:
-        """A step is over, or begins: is a rate written where it is not read?"""
+    def before_step(self, optimizer: Optimizer, closure: bool) -> None:
+        """Is a rate written where it is not read?"""
         default = optimizer.defaults.get("lr")
         if default is self._defaults.get(optimizer) and "lr" not in vars(optimizer):
             return  # nothing was written since the last step

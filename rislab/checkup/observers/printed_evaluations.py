@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import Optimizer
 
 from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.observers.loaders import LoaderPasses
 from rislab.checkup.observers.printed_losses import OTHER
+from rislab.checkup.observers.step_count import StepCount
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import ForwardEvent, LossEvent, Observer
 from rislab.checkup.recording.interception import ELEMENTS, TARGETS
@@ -101,10 +101,12 @@ class _Evaluation:
 class PrintedEvaluations(Observer):
     """Listens to print(), and to losses and comparisons of evaluations; `loaders` know how large the datasets are."""
 
-    def __init__(self, loaders: LoaderPasses) -> None:
-        self._loaders, self._lines = loaders, PrintedLines()  # each after so many batches
+    def __init__(self, loaders: LoaderPasses, steps: StepCount) -> None:
+        self._loaders, self._steps = loaders, steps
+        self._lines = PrintedLines()  # each after so many batches
         self._batches: list[_Batch] = []
-        self._samples, self._turn = 0, -1  # of the last forward, if it was one of an evaluation
+        self._samples = 0  # of the last forward, if it was one of an evaluation
+        self._turn, self._begun = 1, -1  # the pass over a loader, and the steps before it
         self._since: Counter[str] = Counter()  # what lines have computed since that
 
     def on_forward_end(self, call: ForwardEvent) -> None:
@@ -112,13 +114,7 @@ class PrintedEvaluations(Observer):
         self._samples = 0 if call.training and torch.is_grad_enabled() else call.samples
 
     def on_pass(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        self._turn = abs(self._turn) + 1
-
-    def after_step(self, optimizer: Optimizer) -> None:
-        self._turn = -abs(self._turn)
-
-    def count_step(self, optimizer: Optimizer) -> None:
-        self.after_step(optimizer)
+        self._turn, self._begun = self._turn + 1, self._steps.total
 
     def on_loss(self, call: LossEvent) -> None:
         given, reduction = call.args[0] if call.args else None, call.kwargs.get("reduction", "mean")
@@ -138,7 +134,8 @@ class PrintedEvaluations(Observer):
         if count == self._samples > 0 and len(self._batches) < BATCHES:
             where = caller()[0]
             self._since[where] += 1
-            self._batches.append(_Batch((where, self._since[where]), kind, total, count, self._turn))
+            turn = self._turn if self._begun == self._steps.total else -self._turn
+            self._batches.append(_Batch((where, self._since[where]), kind, total, count, turn))
 
     def on_print(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if self._batches and len(self._batches) < BATCHES:

@@ -6,17 +6,18 @@ Only what fits a wrong mean in all lines, to its last digit, and the right one i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 from torch import Tensor
 from torch.nn import Module
-from torch.optim.optimizer import Optimizer
 
 from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.observers.loaders import LoaderPasses
+from rislab.checkup.observers.step_count import StepCount
 from rislab.checkup.recording.events import MANY, LossEvent, Observer, Roots
 from rislab.checkup.recording.interception import ELEMENTS, TARGETS
 from rislab.checkup.recording.printed_lines import (
@@ -80,17 +81,19 @@ class _Epoch:
 class PrintedLosses(Observer):
     """Listens to print(), and to the losses of torch that are means; `loaders` know how large the datasets are."""
 
-    def __init__(self, loaders: LoaderPasses) -> None:
-        self._loaders = loaders
+    def __init__(self, loaders: LoaderPasses, steps: StepCount) -> None:
+        self._loaders, self._steps = loaders, steps
         self._lines = PrintedLines()  # each after so many losses and steps
         self._losses: list[tuple[Tensor | float, int]] = []
-        self._backwards = self._steps = self._samples = 0
+        self._last: Callable[[], Tensor | None] = lambda: None  # the last of them, while it lives
+        self._backwards = self._samples = 0
         self._share, self._same = 0.0, 0  # of a loss in what backward() is called on, and backwards that agree
+        self._apart = False  # whether there are many more backwards than losses, or fewer
         self._counted = False  # whether the loss of the next backward may have come while windows were only counted
 
     def on_print(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if self._losses and len(self._losses) < LOSSES:
-            self._lines.add(args, (len(self._losses), self._steps))
+            self._lines.add(args, (len(self._losses), self._steps.total))
 
     def on_loss(self, call: LossEvent) -> None:
         mean = call.function in (*ELEMENTS, *TARGETS) and call.kwargs.get("reduction", "mean") == "mean"
@@ -99,26 +102,31 @@ class PrintedLosses(Observer):
             return
         if isinstance(given, Tensor) and given.dim() and len(self._losses) < LOSSES:
             self._losses.append((output.detach(), len(given)))
+            self._last = weakref.ref(output)
             self._counted = False
 
-    def on_backward(self, roots: Roots) -> None:
+    def on_backward(self, roots: Roots) -> bool:
         root = roots[0][0] if len(roots) == 1 and roots[0][0].numel() == 1 else None
         if self._counted and root is not None:
             # Its loss came while windows were only counted.
             self.count_backward(root)
         elif len(self._losses) < LOSSES:
             self._backwards += 1
-            value = 0.0 if root is None or root.is_complex() else float(root.detach())
-            share = float(self._losses[-1][0]) / value if value and self._losses else 0.0
+            share = 1.0 if root is not None and self._last() is root else self._share_of(root)
             same = share and abs(share - self._share) <= ROUNDING * abs(share)
             self._share, self._same = share, self._same + 1 if same else 0
+            # Losses that are not known, or are sums of others, tell nothing.
+            self._apart |= abs(len(self._losses) - self._backwards) > ALIKE
+        return self._apart
 
-    def after_step(self, optimizer: Optimizer) -> None:
-        self._steps += 1
+    def _share_of(self, root: Tensor | None) -> float:
+        """The last loss over what a backward begins at; 0 if that is no real number."""
+        value = 0.0 if root is None or root.is_complex() else float(root.detach())
+        return float(self._losses[-1][0]) / value if value and self._losses else 0.0
 
     def may_count(self) -> int:
         """Losses are known from the backwards, or not needed: there are many, or some are sums of others."""
-        known = self._same >= ALIKE or len(self._losses) >= LOSSES
+        known = self._apart or self._same >= ALIKE or len(self._losses) >= LOSSES
         return MANY if known or abs(len(self._losses) - self._backwards) > 1 else 0
 
     def end_counting(self, clips: int) -> None:
@@ -137,11 +145,8 @@ class PrintedLosses(Observer):
             self._backwards += 1
         return True
 
-    def count_step(self, optimizer: Optimizer) -> None:
-        self._steps += 1
-
     def findings(self) -> list[Finding]:
-        if abs(len(self._losses) - self._backwards) > 1:
+        if self._apart or abs(len(self._losses) - self._backwards) > 1:
             return []  # a loss is a sum of others
         losses, samples = [float(loss) for loss, _ in self._losses], [count for _, count in self._losses]
         results = []

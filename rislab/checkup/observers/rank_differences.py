@@ -56,7 +56,7 @@ class RankObserver(Observer):
             return
         step = 1 if known is None or known[0]() is not optimizer else known[1] + 1
         self._steps[id(optimizer)] = weakref.ref(optimizer), step
-        if step & (step - 1) or not distributed.is_available() or not distributed.is_initialized():
+        if step & (step - 1) or not _has_ranks():
             return
         if self._marks is None:
             wrapped = bool(living_objects((DistributedDataParallel,)))
@@ -69,6 +69,8 @@ class RankObserver(Observer):
 
     def may_count(self) -> int:
         """Ranks are compared at steps 1, 2, 4, 8 …."""
+        if not _has_ranks():
+            return MANY
         return min(((1 << step.bit_length()) - step - 1 for _, step in self._steps.values()), default=MANY)
 
     def count_steps(self, optimizer: Optimizer, steps: int) -> None:
@@ -84,6 +86,10 @@ class RankObserver(Observer):
         if self._marks is not None:
             self._marks.orders[:] = self._samplers.orders()
         return self._marks
+
+
+def _has_ranks() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
 
 
 def _mark(tensors: Iterable[Any]) -> str:

@@ -14,6 +14,7 @@ from torch.optim.optimizer import Optimizer
 
 from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.observers.loss_arguments import loss_arguments
+from rislab.checkup.observers.step_count import StepCount
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import LossEvent, Observer
 from rislab.checkup.recording.printed_lines import PrintedLines
@@ -113,17 +114,11 @@ class ClassesOfBatches(Observer):
 class EpochsWithoutSteps(Observer):
     """Counts the steps between the lines that a loop prints of its epochs."""
 
-    def __init__(self) -> None:
-        self._lines, self._steps = PrintedLines(), 0
+    def __init__(self, steps: StepCount) -> None:
+        self._lines, self._steps = PrintedLines(), steps
 
     def on_print(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        self._lines.add(args, self._steps)
-
-    def after_step(self, optimizer: Optimizer) -> None:
-        self._steps += 1
-
-    def count_step(self, optimizer: Optimizer) -> None:
-        self._steps += 1
+        self._lines.add(args, self._steps.total)
 
     def findings(self) -> list[Finding]:
         """One for each kind of line that holds the same numbers from some step on, which was the last one."""
@@ -131,8 +126,8 @@ class EpochsWithoutSteps(Observer):
         for (text, where), lines in self._lines.kinds.items():
             last = lines[-1]
             same = len([*takewhile(last.__eq__, reversed(lines))])
-            if same >= EPOCHS and last.place == self._steps > 0 and "epoch" in text.lower():
+            if same >= EPOCHS and last.place == self._steps.total > 0 and "epoch" in text.lower():
                 evidence = f"{same} epochs printed the same numbers, the last of them {last.numbers[-1]}, and no step "
-                evidence += f"came between: {self._steps} steps were taken before"
+                evidence += f"came between: {self._steps.total} steps were taken before"
                 results.append(as_fault(Code.STEPS, "epochs without a step", evidence, where))
         return results

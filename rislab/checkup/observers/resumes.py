@@ -101,13 +101,14 @@ class LostState(Observer):
         self._resumed: list[Resumed] = []
         self._handles: list[RemovableHandle] = []
 
-    def before_step(self, optimizer: Optimizer, closure: bool) -> None:
+    def on_optimizer(self, optimizer: Optimizer) -> None:
         """The first step of an optimiser shows what it goes on from."""
-        course = self._courses.get(optimizer)
-        if course is None:
-            course = self._courses[optimizer] = Course()
-            self._handles.append(optimizer.register_state_dict_pre_hook(self._on_save))
-            self._note_resume(optimizer, course)
+        course = self._courses[optimizer] = Course()
+        self._handles.append(optimizer.register_state_dict_pre_hook(self._on_save))
+        self._note_resume(optimizer, course)
+
+    def before_step(self, optimizer: Optimizer, closure: bool) -> None:
+        course = self._courses[optimizer]
         course.steps += 1
         if course.steps <= STEPS:
             for resumed in self._resumed:

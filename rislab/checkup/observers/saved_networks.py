@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from rislab.checkup.findings import Finding, as_warning
+from rislab.checkup.observers.step_count import StepCount
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import ForwardEvent, Observer
 from rislab.checkup.recording.optimizers import tensors_held
@@ -49,50 +49,46 @@ class _Evaluated:
 class SavedNetworks(Observer):
     """Listens to torch.save(), and to the forwards of evaluations."""
 
-    def __init__(self) -> None:
+    def __init__(self, steps: StepCount) -> None:
+        self._steps = steps
         self._saved: dict[int, str] = {}  # places in memory of what was saved: file and line
         self._networks: dict[int, _Evaluated] = {}
-        self._trained: dict[weakref.ref[Optimizer], list[Tensor]] = {}
-        self._step = 0
+        self._trained: list[list[Tensor]] = []  # what each optimiser holds
         self._evidence = ("", "")
 
     def on_save(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        if self._step:
+        if self._steps.total:
             self._saved |= dict.fromkeys(_places_in((*args, *kwargs.values())), caller()[0])
 
     def on_forward_end(self, call: ForwardEvent) -> None:
-        if torch.is_grad_enabled() or not self._step:
+        if torch.is_grad_enabled() or not self._steps.total:
             return
         key = call.network
         if key not in self._networks:
             if len(self._networks) >= NETWORKS:
                 return
             self._networks[key] = _Evaluated(call.module)
-        self._networks[key].steps.add(self._step)
+        self._networks[key].steps.add(self._steps.total)
 
-    def after_step(self, optimizer: Optimizer) -> None:
-        self._step += 1
-        if len(self._trained) < NETWORKS and (key := weakref.ref(optimizer)) not in self._trained:
-            self._trained[key] = [value for value in tensors_held(optimizer) if is_readable(value)]
-
-    def count_steps(self, optimizer: Optimizer, steps: int) -> None:
-        self._step += steps
+    def on_optimizer(self, optimizer: Optimizer) -> None:
+        if len(self._trained) < NETWORKS:
+            self._trained.append([value for value in tensors_held(optimizer) if is_readable(value)])
 
     def end(self, error: BaseException | None) -> None:
-        for held in self._trained.values():
+        for held in self._trained:
             own = {value.data_ptr() for value in held}
             if not any(one.places() & own for one in self._networks.values()):
                 self._look_at_copies(own, Counter(value.shape for value in held))
-        self._trained, self._networks = {}, {}
+        self._trained, self._networks = [], {}
 
     def _look_at_copies(self, own: set[int], shapes: Counter[torch.Size]) -> None:
         """Look at the networks of these shapes that were evaluated, where the one that is trained never was."""
         for one in self._networks.values():
             # What runs at each step, as a reference in the loss, is no evaluation.
-            rare = len(one.steps) >= EVALUATIONS and self._step >= STEPS_BETWEEN * len(one.steps)
+            rare = len(one.steps) >= EVALUATIONS and self._steps.total >= STEPS_BETWEEN * len(one.steps)
             if one.shapes() != shapes or not rare:
                 continue
-            often = f"after {len(one.steps)} of {self._step} steps {one.name} was"
+            often = f"after {len(one.steps)} of {self._steps.total} steps {one.name} was"
             where = next((self._saved[place] for place in own if place in self._saved), None)
             if not one.moved():
                 text = f"the weights that are trained were never evaluated: {often}, whose weights never moved"

@@ -105,8 +105,9 @@ class TokenTargets(Observer):
             else:
                 self._compare(*waiting)
 
-    def on_backward(self, roots: Roots) -> None:
+    def on_backward(self, roots: Roots) -> bool:
         self._alone.note_backward(roots[0][0] if len(roots) == 1 else None)
+        return self._alone.others
 
     def _compare(self, target: Tensor, ignored: int, cuts: int, where: str, stack: tuple[str, ...]) -> None:
         if self._last is None:

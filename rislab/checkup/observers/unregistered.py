@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
-
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
@@ -30,7 +28,6 @@ class UnregisteredTensors(Observer):
         # were computed from, themselves for most.
         self._plain: list[tuple[str, nn.Module, Tensor, Tensor]] = []
         self._first: dict[int, tuple[Tensor, float]] = {}
-        self._stepped: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._held: set[int] = set()  # tensors of optimisers
         self._findings: list[Finding] = []
         self.missed: list[str] = []  # names of tensors that got gradients, never moved, and are in no optimiser
@@ -59,11 +56,9 @@ class UnregisteredTensors(Observer):
                 for value in nn.Module.parameters(module):
                     self._first[id(value)] = value, _fingerprint(value)
 
-    def before_step(self, optimizer: Optimizer, closure: bool) -> None:
+    def on_optimizer(self, optimizer: Optimizer) -> None:
         """What steps holds its tensors: for most loops, no other optimiser need be looked for."""
-        if optimizer not in self._stepped:
-            self._stepped.add(optimizer)
-            self._held |= set(map(id, tensors_held(optimizer)))
+        self._held |= set(map(id, tensors_held(optimizer)))
 
     def end(self, error: BaseException | None) -> None:
         """Look at the gradients that are there, and at what optimisers hold."""
@@ -88,7 +83,6 @@ class UnregisteredTensors(Observer):
         if plain:
             text = f"{len(plain)} tensors that are no nn.Parameter got gradients and never moved: {listed(plain)}"
             self._findings.append(as_fault(Code.WEIGHTS, "tensors that no optimiser holds", text))
-        self._stepped.clear()
         self._plain = []
 
     def _missed(self, module: nn.Module) -> list[str]:

@@ -61,6 +61,7 @@ class FinalProbes(Observer):
         self._looks = Looks()
         self._calls: dict[int, _Call] = {}
         self._evaluated: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self._optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._stepped: dict[int, Tensor] = {}  # held, as an address may be that of another tensor later
         self._findings: list[Finding] = []
 
@@ -71,8 +72,8 @@ class FinalProbes(Observer):
             self._evaluated.add(call.module)
         elif (
             torch.is_grad_enabled()
-            and next(nn.Module.parameters(call.module), None) is not None  # a transform of samples has none
             and self._looks.wanted_at(call.module)
+            and next(nn.Module.parameters(call.module), None) is not None  # a transform of samples has none
             and (key in self._calls or may_live_on(call.module, len(self._calls), NETWORKS))
         ):
             arguments = (call.args, dict(call.kwargs))
@@ -81,7 +82,11 @@ class FinalProbes(Observer):
                 args, named = map_leaves(arguments, lambda value: value.detach())
                 self._calls[key] = _Call(call.module, args, named)
 
-    def after_step(self, optimizer: Optimizer) -> None:
+    def on_optimizer(self, optimizer: Optimizer) -> None:
+        self._optimizers.add(optimizer)
+        self._note_stepped(optimizer)
+
+    def _note_stepped(self, optimizer: Optimizer) -> None:
         for group in optimizer.param_groups:
             first = next(iter(group["params"]), None)
             # No weak reference: torch.utils.swap_tensors() refuses a tensor that has one.
@@ -91,6 +96,8 @@ class FinalProbes(Observer):
     def end(self, error: BaseException | None) -> None:
         alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
         if error is None and alone:
+            for optimizer in self._optimizers:  # groups may have been added since the first step
+                self._note_stepped(optimizer)
             with without_global_hooks(), contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 for call in self._calls.values():

@@ -24,7 +24,7 @@ from rislab.checkup.recording.open_window import OpenWindow
 from rislab.checkup.recording.trace import STEPPED, Backward, MicroBatch, Step, Trace
 
 # Windows of one kind that are observed; events of a window, and kinds of windows, that are remembered.
-ALIKE, EVENTS, KINDS = 32, 256, 64
+ALIKE, EVENTS, KINDS = 24, 256, 64
 # By how much a weighed loss may differ from its weight times the loss.
 ROUNDING = 1e-3
 # An event after which a window is like no other.

@@ -10,7 +10,7 @@ import functools
 import os
 import threading
 import weakref
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from types import MethodWrapperType
 from typing import Any, Concatenate, ParamSpec
 
@@ -46,7 +46,10 @@ is_tracing: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defin
 
 _P = ParamSpec("_P")
 
-_EVENTS = tuple(name for name in vars(Observer) if not name.startswith("_") and name != "findings")
+_EVENTS = tuple(
+    name for name, value in vars(Observer).items() if callable(value) and name not in ("findings", "__init__")
+)
+_LASTING = {"on_log_prob", "end"}
 
 
 def _guarded(
@@ -61,7 +64,7 @@ def _guarded(
             return
         try:
             losses = source._losses
-            if not losses.own_class and not source._expected.active:
+            if not untraced and not losses.own_class and not source._expected.active:
                 losses.own_class = is_of_own_class(args)
             if losses.own_class or has_dispatch_mode():
                 unobserved(losses.own_class, method, source, *args, **kwargs)
@@ -119,12 +122,13 @@ class EventSource:
         self._networks, self._expected = Networks(), ExpectedEvents()
         self._notifying = threading.RLock()
         self._threads = TrainingThreads()
+        self._known: weakref.WeakSet[Optimizer] = weakref.WeakSet()  # optimisers that have stepped
         self._stepping: dict[int, int] = {}  # optimisers whose steps are under way: how many of its own each is within
 
     def __enter__(self) -> EventSource:
         # What is still open then, as in a generator that is never finished, is taken apart while torch is in order.
         atexit.register(self.close, None)
-        self._notify("begin")
+        unobserved(False, self._notify, "begin")
         self._handles = [
             register_optimizer_step_pre_hook(self._before_step),
             register_optimizer_step_post_hook(self._after_step),
@@ -141,10 +145,10 @@ class EventSource:
         for handle in self._handles:
             handle.remove()
         self._handles = []
-        self._end_counting()
+        unobserved(False, self._end_counting)
         # In whatever thread: what observers have put in the place of functions is taken back there.
         if os.getpid() == self.process:
-            self._notify_all("end", (error,))
+            unobserved(False, self._notify_all, "end", (error,))
         self._listeners = {event: [] for event in _EVENTS}
 
     def _add(self, observers: Sequence[Observer]) -> None:
@@ -183,9 +187,13 @@ class EventSource:
                     if method(*args):
                         self._listeners[event] = [one for one in self._listeners[event] if one[0] is not observer]
                 except Exception as error:
-                    for name in self._listeners.keys() - {"end"}:
-                        self._listeners[name] = [one for one in self._listeners[name] if one[0] is not observer]
+                    self._drop({id(observer)}, {"end"})
                     self.note_failure(f"{type(observer).__name__}.{event}", error)
+
+    def _drop(self, observers: Collection[int], lasting: Collection[str]) -> None:
+        """Notify some observers, by identity, of nothing more but of what lasts."""
+        for event in self._listeners.keys() - lasting:
+            self._listeners[event] = [one for one in self._listeners[event] if id(one[0]) not in observers]
 
     def note_failure(self, place: str, error: Exception) -> None:
         """Remember an error of the checkup's own, and the place where it came up, once."""
@@ -367,10 +375,14 @@ class EventSource:
         self._threads.choose()
         if self._threads.is_other():
             return
+        begun = self._losses.begins
         self._losses.note_backward()
         self._forward.reported = not is_tracing() and all(has_numbers(root) for root, _ in roots)
         if self._forward.reported:
             self._notify("on_backward", roots)
+        if begun and not self._losses.begins:
+            over = {id(one) for listeners in self._listeners.values() for one, _ in listeners if one.of_first_backwards}
+            self._drop(over, _LASTING)
 
     @_guarded
     def _on_backward_end(self, failed: bool) -> None:
@@ -421,6 +433,9 @@ class EventSource:
             return
         self._counts(*event)
         self._stepping[id(optimizer)] = 0
+        if optimizer not in self._known:
+            self._known.add(optimizer)
+            self._notify("on_optimizer", optimizer)
         self._notify("before_step", optimizer, closure)
         if not closure:
             self._losses.pause()

@@ -58,13 +58,15 @@ class Observer:
     One that gives back True for an event is not told of such an event again. What an event is stands here alone.
     """
 
+    of_first_backwards = False  # whether it is told of nothing after the first backwards, but of log_prob() and the end
+
     def begin(self) -> None:
         """The watching begins."""
 
-    def on_forward(self, module: nn.Module, training: bool) -> None:
+    def on_forward(self, module: nn.Module, training: bool) -> bool | None:
         """A forward begins that stands in no other."""
 
-    def on_forward_end(self, call: ForwardEvent) -> None:
+    def on_forward_end(self, call: ForwardEvent) -> bool | None:
         """Such a forward is over."""
 
     def on_loss(self, call: LossEvent) -> bool | None:
@@ -93,6 +95,9 @@ class Observer:
 
     def on_grad(self, outputs: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
         """torch.autograd.grad() begins, of some tensors by others."""
+
+    def on_optimizer(self, optimizer: Optimizer) -> None:
+        """The first step of an optimiser is about to begin."""
 
     def before_step(self, optimizer: Optimizer, closure: bool) -> bool | None:
         """A step of an optimiser begins, with a closure or without."""

@@ -37,7 +37,7 @@ class LossAlone:
 
     def __init__(self) -> None:
         self._node: Node | None = None
-        self._backwards, self._others = 0, False
+        self._backwards, self.others = 0, False  # and whether one began elsewhere
 
     def note_loss(self, output: Tensor) -> None:
         """A loss was computed; its node is held until the next backward, or the next loss."""
@@ -47,10 +47,11 @@ class LossAlone:
         """A backward begins at one tensor, or at several, for which None stands."""
         node, self._node = self._node, None
         self._backwards += 1
-        self._others |= root is None or node is None or weighed_node(root, (node,)) is not node
+        alone = root is not None and node is not None and (root.grad_fn is node or weighed_node(root, (node,)) is node)
+        self.others |= not alone
 
     def __bool__(self) -> bool:
-        return self._backwards > 0 and not self._others
+        return self._backwards > 0 and not self.others
 
 
 def cuts_of_one_place(value: Tensor) -> int:

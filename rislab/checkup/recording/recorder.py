@@ -66,7 +66,7 @@ class StepRecorder:
         if self.trace.failure:
             return
         try:
-            unobserved(False, event, self, *args)
+            event(self, *args)
         except Exception as error:
             self.trace.failure = f"{type(error).__name__}: {error_text(error)}"
 
@@ -100,7 +100,7 @@ class StepRecorder:
         optimizer = self._samples.optimizer
         self._handles = [
             optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(lambda *_: self.notify(StepRecorder._after_step)),
+            optimizer.register_step_post_hook(lambda *_: unobserved(False, self.notify, StepRecorder._after_step)),
         ]
 
     def end(self, error: BaseException | None = None) -> None:
@@ -323,11 +323,13 @@ class StepRecorder:
             return None
         if self._open is None and self._thread not in (None, threading.get_ident()):
             self.trace.failure = "steps in another thread than the backwards that were observed"
-        reporting = reporting_closures(args, kwargs, lambda given: self.notify(StepRecorder._end_at_step, given))
+        reporting = reporting_closures(
+            args, kwargs, lambda given: unobserved(False, self.notify, StepRecorder._end_at_step, given)
+        )
         counted = self.counter is not None and self.counter.may_step(reporting is not None)
         self._evaluations = -1 if counted and reporting is None else 0
         if reporting is None and not counted:
-            self.notify(StepRecorder._end_at_step)
+            unobserved(False, self.notify, StepRecorder._end_at_step)
         return reporting
 
     def _end_at_step(self, given: Any = None, at: str = "") -> None:

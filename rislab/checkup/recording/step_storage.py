@@ -18,7 +18,7 @@ from rislab.checkup.recording.windows import Declared, StepComparison, micro_bat
 # Steps and losses that are kept in full whatever they are, and those that are for being unlike others.
 FIRST, UNLIKE = 6144, 6144
 # So many of a kind are many; so many kinds are told apart.
-MANY, KINDS = 16, 1024
+MANY, KINDS = 8, 1024
 # Bytes of gradients that are kept for the naming of faults.
 _FOR_NAMES = 16 * 2**20
 
@@ -118,7 +118,8 @@ class StepStorage:
         needed = size + 2 * step.gradient.nbytes
         spare = not self._stored or self._stored + needed <= _FOR_NAMES
         if isinstance(window, StepComparison) and (window.exact() or not spare):
-            step.comparison = window.without_gradients()
+            window.true = None
+            step.comparison = window
             self._before = (step, step.gradient)
         elif spare:
             self._stored += needed

@@ -125,10 +125,6 @@ class StepComparison(StepWindow):
         assert self.true is not None
         return self.true
 
-    def without_gradients(self) -> StepComparison:
-        """The numbers alone."""
-        return replace(self, true=None)
-
     @property
     def alpha(self) -> float:
         """α against the mean of the window's losses if they are means, else against whatever the loop made of them."""
