@@ -1390,7 +1390,7 @@ def test_an_observer_that_fails_at_a_call_harms_no_call(event: str) -> None:
         REPORTED[event]()
     finally:
         source.close(None)
-    assert source.failures == [f"Failing.{event}: LookupError: none such"]
+    assert source.listeners.failures == [f"Failing.{event}: LookupError: none such"]
 
 
 def test_observers_replace_nothing_themselves() -> None:

@@ -10,7 +10,7 @@ import functools
 import os
 import threading
 import weakref
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from types import MethodWrapperType
 from typing import Any, Concatenate, ParamSpec
 
@@ -32,24 +32,19 @@ from rislab.checkup.recording.interception import (
     OnCall,
     PatchedCalls,
 )
+from rislab.checkup.recording.listeners import Listeners
 from rislab.checkup.recording.optimizers import has_numbers_to_step, inner_optimizer, steps_within_itself
 from rislab.checkup.recording.own_operations import UNWATCHED, has_dispatch_mode, is_of_own_class, unobserved
 from rislab.checkup.recording.tensors import has_numbers, is_result, samples_of, tensors_of
 from rislab.checkup.recording.training_threads import TrainingThreads
 from rislab.checkup.rules import Code
-from rislab.errors import error_text
 
-# So many failures of the checkup's own are kept; so many trainings, one after another, are looked at anew.
-_FAILURES, TRAININGS = 16, 4
+# So many trainings, one after another, are looked at anew.
+TRAININGS = 4
 
 is_tracing: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defined]
 
 _P = ParamSpec("_P")
-
-_EVENTS = tuple(
-    name for name, value in vars(Observer).items() if callable(value) and name not in ("findings", "__init__")
-)
-_LASTING = {"on_log_prob", "end"}
 
 
 def _guarded(
@@ -71,7 +66,7 @@ def _guarded(
             else:
                 method(source, *args, **kwargs)
         except Exception as error:
-            source.note_failure(method.__name__.lstrip("_"), error)
+            source.listeners.note_failure(method.__name__.lstrip("_"), error)
 
     return guarded
 
@@ -98,21 +93,19 @@ class EventSource:
         loss: Callable[..., Any] | None = None,
         on_call: OnCall = lambda *_: None,
     ) -> None:
-        self.failures: list[str] = []
-        self._listeners: dict[str, list[tuple[Observer, Callable[..., Any]]]] = {event: [] for event in _EVENTS}
-        self._add(observers)
+        self.listeners = Listeners(observers)
         self.process, self._trainings = os.getpid(), 1
         self._handles: list[RemovableHandle] = []
         for event, functions in {"on_sum": SUMS, "on_comparison": COMPARISONS}.items():
-            losses += functions if losses and self._listeners[event] else ()
-        others = self._listeners["on_result"] or self._listeners["on_call"]
+            losses += functions if losses and self.listeners.take(event) else ()
+        others = self.listeners.take("on_result") or self.listeners.take("on_call")
         self._losses = LossInterceptor(losses, self._on_loss, self._on_other if others else None)
         self._loss, self._on_call = loss, on_call
         calls = ForwardInterceptor(
             self._on_forward, self._on_forward_end, self._module, self._on_module_loss, self._losses
         )
         self._forward = calls.now
-        reported = [event for event in CALLS if event == "on_pass" or self._listeners[event]]
+        reported = [event for event in CALLS if event == "on_pass" or self.listeners.take(event)]
         self._interceptors = (
             calls,
             BackwardInterceptor(self._on_backward, self._on_backward_end, self._on_grad),
@@ -120,7 +113,6 @@ class EventSource:
             PatchedCalls(self._on_clip, self._on_load, self._on_reported, reported),
         )
         self._networks, self._expected = Networks(), ExpectedEvents()
-        self._notifying = threading.RLock()
         self._threads = TrainingThreads()
         self._known: weakref.WeakSet[Optimizer] = weakref.WeakSet()  # optimisers that have stepped
         self._stepping: dict[int, int] = {}  # optimisers whose steps are under way: how many of its own each is within
@@ -148,12 +140,8 @@ class EventSource:
         unobserved(False, self._end_counting)
         # In whatever thread: what observers have put in the place of functions is taken back there.
         if os.getpid() == self.process:
-            unobserved(False, self._notify_all, "end", (error,))
-        self._listeners = {event: [] for event in _EVENTS}
-
-    def _add(self, observers: Sequence[Observer]) -> None:
-        for event, listeners in self._listeners.items():
-            listeners += [(one, getattr(one, event)) for one in observers if _takes(one, event)]
+            unobserved(False, self.listeners.notify, "end", (error,))
+        self.listeners.clear()
 
     def begin_anew(self, kinds: Sequence[type[Observer]]) -> list[Observer]:
         """Another training begins: new observers of the kinds whose looks end with the first backwards."""
@@ -163,12 +151,12 @@ class EventSource:
         self._losses.begin_anew()
         self._forward.steps = self._forward.next_observed = 0
         observers = [kind() for kind in kinds]
-        self._add(observers)
+        self.listeners.add(observers)
         return observers
 
     def _notify(self, event: str, *args: Any) -> None:
         # A fork of the watched process is another one.
-        if self._listeners[event] and os.getpid() == self.process:
+        if self.listeners.take(event) and os.getpid() == self.process:
             self._notify_further(event, *args)
 
     def _notify_further(self, event: str, *args: Any) -> None:
@@ -176,36 +164,15 @@ class EventSource:
         if self._threads.is_other():
             return
         if self._losses.active:
-            self._losses.outside(self._notify_all, event, args)
+            self._losses.outside(self.listeners.notify, event, args)
         else:
-            self._notify_all(event, args)
-
-    def _notify_all(self, event: str, args: tuple[Any, ...]) -> None:
-        with self._notifying:
-            for observer, method in self._listeners[event]:
-                try:
-                    if method(*args):
-                        self._listeners[event] = [one for one in self._listeners[event] if one[0] is not observer]
-                except Exception as error:
-                    self._drop({id(observer)}, {"end"})
-                    self.note_failure(f"{type(observer).__name__}.{event}", error)
-
-    def _drop(self, observers: Collection[int], lasting: Collection[str]) -> None:
-        """Notify some observers, by identity, of nothing more but of what lasts."""
-        for event in self._listeners.keys() - lasting:
-            self._listeners[event] = [one for one in self._listeners[event] if id(one[0]) not in observers]
-
-    def note_failure(self, place: str, error: Exception) -> None:
-        """Remember an error of the checkup's own, and the place where it came up, once."""
-        failure = f"{place}: {type(error).__name__}: {error_text(error)}"
-        if failure not in self.failures and len(self.failures) < _FAILURES:
-            self.failures.append(failure)
+            self.listeners.notify(event, args)
 
     def unjudged(self) -> list[Finding]:
         """What could not be judged, as the checkup itself failed."""
         count = len(self._threads.others)
         others = [f"training in other threads than the watched one: {count}"] if count else []
-        return [as_note(Code.LOSSES, UNJUDGED, failure) for failure in [*self.failures, *others]]
+        return [as_note(Code.LOSSES, UNJUDGED, failure) for failure in [*self.listeners.failures, *others]]
 
     @property
     def one_thread_trains(self) -> bool:
@@ -233,14 +200,6 @@ class EventSource:
         self._end_counting()
         return expected.note(event)
 
-    def _agree(self, event: str, *args: Any) -> bool:
-        """Whether all observers that are asked say yes."""
-        try:
-            return all(method(*args) for _, method in self._listeners[event])
-        except Exception as error:
-            self.note_failure(event, error)
-        return False
-
     def _end_counting(self) -> None:
         if self._expected.active:
             events = self._expected.end()
@@ -256,7 +215,7 @@ class EventSource:
         self._end_counting()
         if self._expected.usual and not self._threads.others:
             left = MANY
-            for _, method in self._listeners["may_count"]:
+            for method in self.listeners["may_count"]:
                 if (left := min(left, method())) <= 0:
                     break
             self._expected.left = left
@@ -275,7 +234,7 @@ class EventSource:
         training = nn.Module.get_submodule(module, "module").training if network.wraps else module.training
         if self._counts("forward", network.number, training, torch.is_grad_enabled()):
             now.begin(module, training, False)
-            if self._agree("count_forward", module, samples_of(inputs, named)):
+            if self.listeners.agree("count_forward", module, samples_of(inputs, named)):
                 return
             self._end_counting()
         now.begin(module, training, network.looks.wanted(training))
@@ -368,7 +327,7 @@ class EventSource:
     def _on_backward(self, roots: Roots) -> None:
         self._forward.reported = False
         counts = self._counts(*kind_of(roots))
-        if counts and self._agree("count_backward", roots[0][0]):
+        if counts and self.listeners.agree("count_backward", roots[0][0]):
             return
         if counts:
             self._end_counting()
@@ -381,8 +340,7 @@ class EventSource:
         if self._forward.reported:
             self._notify("on_backward", roots)
         if begun and not self._losses.begins:
-            over = {id(one) for listeners in self._listeners.values() for one, _ in listeners if one.of_first_backwards}
-            self._drop(over, _LASTING)
+            self.listeners.end_first_backwards()
 
     @_guarded
     def _on_backward_end(self, failed: bool) -> None:
@@ -459,7 +417,3 @@ class EventSource:
         self._losses.skips_attributes = self._module is not None or not self._losses.begins
         if look or (self._module is None and (now.looked_into or now.observes_between)):
             self._losses.resume()
-
-
-def _takes(observer: Observer, event: str) -> bool:
-    return getattr(type(observer), event) is not getattr(Observer, event)
