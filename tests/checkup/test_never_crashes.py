@@ -1365,7 +1365,7 @@ REPORTED: dict[str, Callable[[], Any]] = {
     "on_order": lambda: list(DistributedSampler([1, 2], num_replicas=1, rank=0)),  # type: ignore[arg-type]
     "on_seed": lambda: torch.manual_seed(0),
     "on_save": lambda: torch.save({}, io.BytesIO()),
-    "on_print": lambda: print("a line"),
+    "on_print": lambda: print("a line of 1.5"),
     "on_schedule": lambda: _schedule(LambdaLR),
     "on_plateau": lambda: _schedule(ReduceLROnPlateau, 1.0),
     "on_scaler_update": lambda: torch.amp.GradScaler("cpu", enabled=False).update(),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,28 +10,16 @@ from torch import Tensor
 from torch.autograd.graph import Node
 
 from rislab.checkup.findings import Finding, as_fault, as_warning
-from rislab.checkup.recording.call_stack import caller
+from rislab.checkup.observers.occurrences import AGREEING, Occurrences
 from rislab.checkup.recording.events import ForwardEvent, Observer, Roots
 from rislab.checkup.recording.loss_graph import nodes_behind, sources_of
+from rislab.checkup.recording.tensors import MarkedTensors
 from rislab.checkup.rules import Code
 
-# Nodes of a graph that are gone through, backwards that must agree, and rows that are all pairs of a batch.
-NODES, AGREEING, SQUARE = 2000, 3, 4
+# Nodes of a graph that are gone through, and rows that are all pairs of a batch.
+NODES, SQUARE = 2000, 4
 # Scores that must agree; products and comparisons of pairs that are held between backwards.
 SCORES, HELD = 2, 16
-
-
-@dataclass
-class _Case:
-    """What was met: how often, what, and where first."""
-
-    count: int = 0
-    text: str = ""
-    where: str = ""
-
-    def note(self, text: str) -> None:
-        """Once more."""
-        self.count, self.text, self.where = self.count + 1, text, self.where or caller()[0]
 
 
 class AllPairs(Observer):
@@ -46,8 +32,8 @@ class AllPairs(Observer):
         self._trained: set[int] = set()  # lengths of the columns and rows that they gave since the last backward
         self._products: dict[Node | None, int] = {}  # of all pairs, with the length of the column
         self._differences: dict[Node, int] = {}  # the same
-        self._compared: dict[int, tuple[weakref.ReferenceType[Tensor], int]] = {}
-        self._multiplied, self._scored, self._lost, self._subtracted = _Case(), _Case(), _Case(), _Case()
+        self._compared = MarkedTensors(HELD)
+        self._multiplied, self._scored, self._lost, self._subtracted = (Occurrences() for _ in range(4))
 
     def on_forward_end(self, call: ForwardEvent) -> None:
         """Remember how many answers a network gave in a column."""
@@ -61,8 +47,8 @@ class AllPairs(Observer):
     def on_result(self, given: Sequence[Any], output: Any) -> None:
         """A product or a comparison of all pairs of a column and a row, or a number that is computed of comparisons."""
         tensors = [one for one in given if isinstance(one, Tensor)]
-        reference, rows = self._compared.get(id(tensors[0]), (None, 0)) if len(tensors) == 1 else (None, 0)
-        follows = reference is not None and reference() is tensors[0]
+        rows = (self._compared.of(tensors[0]) or 0) if len(tensors) == 1 else 0
+        follows = rows > 0
         if follows and (isinstance(output, float) or (isinstance(output, Tensor) and not output.dim())):
             text = f"a column ({rows}, 1) was compared with {rows} numbers: the score counts {rows} x {rows} pairs"
             self._scored.note(text)
@@ -80,11 +66,12 @@ class AllPairs(Observer):
                     self._differences[output.grad_fn] = rows
                 return
             follows = rows in self._answers and output.dtype is torch.bool
-        if follows and not output.requires_grad and len(self._compared) < HELD:
-            self._compared[id(output)] = weakref.ref(output), rows
+        if follows and not output.requires_grad:
+            self._compared.mark(output, rows)
 
     def on_backward(self, roots: Roots) -> None:
-        products, self._products, self._compared = self._products, {}, {}
+        products, self._products = self._products, {}
+        self._compared.clear()
         differences, self._differences, self._trained = self._differences, {}, set()
         if len(roots) != 1 or roots[0][0].grad_fn is None:
             return
@@ -105,17 +92,17 @@ class AllPairs(Observer):
     def findings(self) -> list[Finding]:
         results = []
         if self._multiplied.count >= AGREEING:
-            text, where = f"in {self._multiplied.count} backwards {self._multiplied.text}", self._multiplied.where
-            results.append(as_fault(Code.ARGUMENTS, "arguments that broadcast", text, where))
+            where = self._multiplied.where
+            results.append(as_fault(Code.ARGUMENTS, "arguments that broadcast", str(self._multiplied), where))
         if self._subtracted.count >= AGREEING:
             # Samples that a network draws may well be compared with all of the data.
-            text = f"in {self._subtracted.count} backwards {self._subtracted.text}: all pairs are compared"
+            text = f"{self._subtracted}: all pairs are compared"
             results.append(as_warning(Code.ARGUMENTS, "arguments that broadcast", text, self._subtracted.where))
         if self._scored.count >= SCORES:
             text, where = f"{self._scored.count} times {self._scored.text}", self._scored.where
             results.append(as_fault(Code.ARGUMENTS, "arguments that broadcast", text, where))
         if self._lost.count >= AGREEING:
-            text = f"in {self._lost.count} backwards {self._lost.text}: of those at one place one alone is added"
+            text = f"{self._lost}: of those at one place one alone is added"
             results.append(as_fault(Code.LOSSES, "sums that keep one of their terms", text, self._lost.where))
         return results
 

@@ -328,13 +328,14 @@ class MovingAverages(Observer):
         # What dies with its optimiser is of no concern any more.
         self._copies: weakref.WeakKeyDictionary[Optimizer, CopiesOfOne] = weakref.WeakKeyDictionary()
         self._visited, self._observes = 0, False
-        self._networks: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        # By identity: a network may have no hash, or compare in a way of its own.
+        self._networks: weakref.WeakValueDictionary[int, nn.Module] = weakref.WeakValueDictionary()
         self._mixtures = OwnMixtures()
 
     def on_forward(self, module: nn.Module, training: bool) -> None:
         """A network is in use."""
         if len(self._networks) < NETWORKS:
-            self._networks.add(module)
+            self._networks[id(module)] = module
 
     def on_call(self, given: Sequence[Any], name: str) -> None:
         """What takes a weight may change an average of it."""
@@ -353,7 +354,7 @@ class MovingAverages(Observer):
             self._visited += 1
             copies = self._copies[optimizer] = CopiesOfOne(optimizer)
         if copies is not None:
-            copies.before_step(self._observes, self._networks)
+            copies.before_step(self._observes, self._networks.values())
 
     def may_count(self) -> int:
         """Copies are read in pairs of steps."""

@@ -5,8 +5,7 @@ What comes from elsewhere may vary, as the entropy of a teacher does, and is rig
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -21,7 +20,7 @@ from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import ForwardEvent, LossEvent, Observer, Roots
 from rislab.checkup.recording.loss_graph import depends_on, sources_of, weighed_node
 from rislab.checkup.recording.optimizers import tensors_held
-from rislab.checkup.recording.tensors import tensors_of
+from rislab.checkup.recording.tensors import MarkedTensors, tensors_of
 from rislab.checkup.rules import Code
 
 # Backwards of one line that must agree; sums between two of them that are held; nodes of a loss that are gone through;
@@ -62,51 +61,48 @@ class ConstantTerms(Observer):
         self._places: dict[tuple[str, ...], _Place] = {}
         self._trained: dict[int, Tensor] = {}  # what optimisers have stepped on
         # What carries no gradient, and comes from what is trained, or else from another network.
-        self._followed: dict[int, tuple[weakref.ReferenceType[Tensor], bool]] = {}
+        self._followed = MarkedTensors(FOLLOWED)
         self._numbers: list[float] = []  # that were read of what is trained
-        self._losses: dict[int, weakref.ReferenceType[Tensor]] = {}  # that carry no gradient, and multiples of them
+        self._losses = MarkedTensors(FOLLOWED)  # that carry no gradient, and multiples of them
         self._asked: list[Tensor] = []  # for the gradients by which torch.autograd.grad() is asked
-        self._gradients: dict[int, weakref.ReferenceType[Tensor]] = {}  # that it gave, and what comes from them
+        self._gradients = MarkedTensors(FOLLOWED)  # that it gave, and what comes from them
 
     def _origin(self, given: Iterable[Any]) -> bool | None:
         """Whether numbers come from what is trained, None if from other networks, False if from neither."""
         other = False
         for value in tensors_of(given):
-            reference, trained = self._followed.get(id(value), (None, False))
-            known = reference is not None and reference() is value
-            if (known and trained) or (value.requires_grad and depends_on(value, self._trained.keys())):
+            trained = self._followed.of(value)
+            if trained or (value.requires_grad and depends_on(value, self._trained.keys())):
                 return True
-            other |= known or value.requires_grad
+            other |= trained is not None or value.requires_grad
         return None if other else False
 
     def on_loss(self, call: LossEvent) -> None:
         output = call.output
         if self._trained and isinstance(output, Tensor) and not output.requires_grad and not output.dim():
-            self._losses[id(output)] = weakref.ref(output)
-
-    def _is_loss(self, value: Any) -> bool:
-        return _is_one_of(value, self._losses)
+            self._losses.mark(output)
 
     def on_grad(self, outputs: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
         self._asked = [*sources] if self._trained else []
 
     def _is_of_gradients(self, given: Iterable[Any]) -> bool:
-        return any(_is_one_of(value, self._gradients) for value in tensors_of(given))
+        return any(map(self._gradients.of, tensors_of(given)))
 
     def _follow_gradients(self, given: Sequence[Any], output: Any) -> None:
         answers = [*tensors_of(output)]
         shapes, self._asked = [one.shape for one in self._asked], []
         if [one.shape for one in answers] == shapes if shapes else self._is_of_gradients(given):
-            room = FOLLOWED - len(self._gradients)
-            self._gradients |= {id(one): weakref.ref(one) for one in answers[:room] if not one.requires_grad}
+            for one in answers:
+                if not one.requires_grad:
+                    self._gradients.mark(one)
 
     def on_result(self, given: Sequence[Any], output: Any) -> None:
         if not self._trained:
             return
         if self._asked or self._gradients:
             self._follow_gradients(given, output)
-        if isinstance(output, Tensor) and len(given) == 2 and any(map(self._is_loss, given)) and not output.dim():
-            self._losses[id(output)] = weakref.ref(output)
+        if isinstance(output, Tensor) and len(given) == 2 and any(map(self._losses.of, given)) and not output.dim():
+            self._losses.mark(output)
         origin = self._origin(given)
         if isinstance(output, float):
             self._numbers += [output] if origin and len(self._numbers) < NUMBERS else []
@@ -115,8 +111,8 @@ class ConstantTerms(Observer):
 
     def _follow(self, output: Any, trained: bool) -> None:
         for value in tensors_of(output):
-            if not value.requires_grad and len(self._followed) < FOLLOWED:
-                self._followed[id(value)] = weakref.ref(value), trained
+            if not value.requires_grad:
+                self._followed.mark(value, trained)
 
     def on_forward_end(self, call: ForwardEvent) -> None:
         """A network may give what carries no gradient."""
@@ -136,7 +132,7 @@ class ConstantTerms(Observer):
         value = float(constants[0])
         shares = [] if isinstance(constants[0], Tensor) else [value / one for one in self._numbers if one]
         trained = bool(shares) or self._origin(constants)
-        of_loss, of_gradients = self._is_loss(constants[0]), self._is_of_gradients(constants)
+        of_loss, of_gradients = bool(self._losses.of(constants[0])), self._is_of_gradients(constants)
         self._sums[output.grad_fn] = _Term(value, trained, shares, of_loss, of_gradients)
 
     def before_step(self, optimizer: Optimizer, closure: bool) -> None:
@@ -144,8 +140,9 @@ class ConstantTerms(Observer):
         self._trained |= {id(value): value for value in tensors_held(optimizer)}
 
     def on_backward(self, roots: Roots) -> None:
-        sums, self._sums, self._followed, self._numbers = self._sums, {}, {}, []
-        self._losses, self._gradients, self._asked = {}, {}, []
+        sums, self._sums, self._numbers, self._asked = self._sums, {}, [], []
+        for marked in (self._followed, self._losses, self._gradients):
+            marked.clear()
         root = roots[0][0] if len(roots) == 1 else None
         if not self._trained or root is None or root.grad_fn is None:
             return
@@ -154,7 +151,7 @@ class ConstantTerms(Observer):
         self._places.setdefault(stack, _Place(where)).terms.append(terms)
 
     def end(self, error: BaseException | None) -> None:
-        self._sums, self._trained, self._followed, self._gradients, self._asked = {}, {}, {}, {}, []
+        self._sums, self._trained, self._asked = {}, {}, []
 
     def findings(self) -> list[Finding]:
         results = []
@@ -184,12 +181,6 @@ class ConstantTerms(Observer):
                 text = f"in all {len(terms)} backwards that were looked at, {text}: 0 of it trains anything"
                 results.append(kind(Code.LOSSES, "a term of the loss trains nothing", text, place.where))
         return results[:1]
-
-
-def _is_one_of(value: Any, references: Mapping[int, weakref.ReferenceType[Tensor]]) -> bool:
-    """Whether a value is referred to, by its address; another one may have had that before."""
-    reference = references.get(id(value))
-    return reference is not None and reference() is value
 
 
 def _are_multiples(terms: Sequence[_Term]) -> bool:

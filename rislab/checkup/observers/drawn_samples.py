@@ -105,11 +105,10 @@ class DrawnSamples(Observer):
             # Of two samples one may be a baseline for the other.
             results.append(as_warning(Code.LOSSES, "log-probability of another sample", text, self._where[0]))
         if self._cut >= AGREEING and not self._scored:
-            text = (
-                f"in {self._cut} backwards, sample() of a Normal went into a network: it carries no gradient, and no "
-            )
-            text += "log-probability was asked for, so that the loss of that network does not train what the Normal is "
-            results.append(as_fault(Code.LOSSES, "sample without a gradient", f"{text}made from", self._where[1]))
+            text = f"in {self._cut} backwards, sample() of a Normal went into a network: it carries no gradient, and "
+            text += "no log-probability was asked for, so that the loss of that network does not train what the Normal "
+            text += "is made from"
+            results.append(as_fault(Code.LOSSES, "sample without a gradient", text, self._where[1]))
         return results
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import islice
 
 import torch
@@ -12,14 +11,14 @@ from torch.autograd.graph import Node
 from torch.optim.optimizer import Optimizer
 
 from rislab.checkup.findings import Finding, as_fault, as_warning
-from rislab.checkup.recording.call_stack import caller
+from rislab.checkup.observers.occurrences import AGREEING, Occurrences
 from rislab.checkup.recording.events import ForwardEvent, Observer, Roots
 from rislab.checkup.recording.looks import Looks
 from rislab.checkup.recording.loss_graph import nodes_behind, sources_of
 from rislab.checkup.rules import Code
 
-# Nodes of a graph that are gone through, and backwards that must agree.
-NODES, AGREEING = 2000, 3
+# Nodes of a graph that are gone through.
+NODES = 2000
 # Dimensions of samples, channels and at least two of space.
 IMAGE = 4
 # Nodes that change a shape alone, and how many of them are passed.
@@ -31,29 +30,6 @@ _KINDS = (
     "AddBackward", "SubBackward", "MulBackward", "PowBackward", "ClampBackward", "ExpBackward", "SumBackward1",
     "LinalgVectorNormBackward", "BmmBackward", "IndexBackward", "GatherBackward",
 )  # fmt: skip
-
-
-@dataclass
-class _Pattern:
-    """What backwards have shown: in how many, where first, and what."""
-
-    count: int = 0
-    text: str = ""
-    where: str = ""
-    certain: int = 0  # those that cannot be meant
-
-    def note(self, text: str, certain: bool = False) -> None:
-        """One more."""
-        self.count, self.text, self.where = self.count + 1, text, self.where or caller()[0]
-        self.certain += certain
-
-    @property
-    def kind(self) -> Callable[..., Finding]:
-        """Of a finding: a fault where enough cannot be meant, and none may be."""
-        return as_fault if self.certain >= AGREEING and self.certain == self.count else as_warning
-
-    def __str__(self) -> str:
-        return f"in {self.count} backwards {self.text}"
 
 
 class GraphPatterns(Observer):
@@ -71,7 +47,7 @@ class GraphPatterns(Observer):
         self._gains: list[Tensor] = []  # what ratios that are clamped were multiplied with, in the backward before
         # Shapes of what something is differentiated by, and whether that is one number for each sample.
         self._differentiated: list[tuple[torch.Size, bool]] = []
-        self._ratios, self._norms, self._cancelled, self._single, self._chosen = (_Pattern() for _ in range(5))
+        self._ratios, self._norms, self._cancelled, self._single, self._chosen = (Occurrences() for _ in range(5))
 
     def on_forward_end(self, call: ForwardEvent) -> None:
         """Remember where the input of the last forward is."""

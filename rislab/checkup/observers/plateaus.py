@@ -104,10 +104,8 @@ class PlateauModes(Observer):
             # Parts of an epoch rise, and fall where a cycle ends; a loss falls often, and is never a whole number.
             falls = sum(after < before for before, after in pairwise(epochs))
             if len(epochs) >= FEWEST and 3 * falls >= len(epochs) and all(value % 1 for value in epochs):
-                text = (
-                    f"step() was given {epochs[0]:.4g}, {epochs[1]:.4g}, … {epochs[-1]:.4g} as the epoch, which fell "
-                )
-                text += f"{falls} times in {len(epochs)} ticks"
+                text = f"step() was given {epochs[0]:.4g}, {epochs[1]:.4g}, … {epochs[-1]:.4g} as the epoch, which "
+                text += f"fell {falls} times in {len(epochs)} ticks"
                 results.append(as_fault(Code.SCHEDULER, "loss given as the epoch", text, where))
         return results
 

@@ -22,7 +22,7 @@ from rislab.checkup.observers.step_count import StepCount
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import ForwardEvent, LossEvent, Observer
 from rislab.checkup.recording.interception import ELEMENTS, TARGETS
-from rislab.checkup.recording.printed_lines import OF_SUMS, PrintedLines, are_precise, columns, fits
+from rislab.checkup.recording.printed_lines import OF_SUMS, Printed, PrintedLines, are_precise, columns, fits
 from rislab.checkup.rules import Code
 
 # Batches that are held; lines, different numbers in them, and batches of an evaluation that tell anything.
@@ -137,18 +137,19 @@ class PrintedEvaluations(Observer):
             turn = self._turn if self._begun == self._steps.total else -self._turn
             self._batches.append(_Batch((where, self._since[where]), kind, total, count, turn))
 
-    def on_print(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def on_print(self, line: Printed) -> None:
         if self._batches and len(self._batches) < BATCHES:
-            self._lines.add(args, len(self._batches))
+            self._lines.add(line, len(self._batches))
 
     def findings(self) -> list[Finding]:
         results = []
         totals = [float(one.total) for one in self._batches]
+        spans, before = _spans(self._batches), _sums_before(self._batches, totals)
         for (text, where), lines in self._lines.kinds.items():
             if len(lines) < LINES:
                 continue
             printed = [
-                _evaluations(self._batches, totals, first, last)
+                _evaluations(self._batches, totals, range(first, last), spans, before)
                 for first, last in pairwise([0, *(line.place for line in lines)])
             ]
             for column in columns(lines):
@@ -183,15 +184,41 @@ class PrintedEvaluations(Observer):
         return None
 
 
+# A line that computes something of each batch: file and line, and how many it had computed since the forward.
+_Where = tuple[str, int]
+
+
+def _spans(batches: Sequence[_Batch]) -> dict[tuple[_Where, int], tuple[int, int]]:
+    """The first and the last place of what each line computed in each pass."""
+    spans: dict[tuple[_Where, int], tuple[int, int]] = {}
+    for place, one in enumerate(batches):
+        key = one.where, one.turn
+        spans[key] = spans.get(key, (place, place))[0], place
+    return spans
+
+
+def _sums_before(batches: Sequence[_Batch], totals: Sequence[float]) -> list[float]:
+    """For each batch, the sum of all totals of its line that came before."""
+    sums, results = defaultdict[_Where, float](float), []
+    for one, total in zip(batches, totals, strict=True):
+        results.append(sums[one.where])
+        sums[one.where] += total
+    return results
+
+
 def _evaluations(
-    batches: Sequence[_Batch], totals: Sequence[float], first: int, last: int
-) -> dict[tuple[tuple[str, int], int], _Evaluation]:
-    """Evaluations between two places, by line and by number of the pass, from the last one, −1, backwards; 0: all."""
-    places: dict[tuple[str, int], dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for place in range(first, last):
+    batches: Sequence[_Batch],
+    totals: Sequence[float],
+    printed: range,
+    spans: Mapping[tuple[_Where, int], tuple[int, int]],
+    before: Sequence[float],
+) -> dict[tuple[_Where, int], _Evaluation]:
+    """Evaluations in some places, by line and by number of the pass, from the last one, −1, backwards; 0: all."""
+    places: dict[_Where, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for place in printed:
         places[batches[place].where][batches[place].turn].append(place)
     # A line may be printed amid a pass.
-    amid = {(one.where, one.turn) for one in (*batches[:first], *batches[last:]) if one.turn > 0}
+    amid = {key for key, ends in spans.items() if key[1] > 0 and not all(place in printed for place in ends)}
     results = {}
     for where, passes in places.items():
         choices = {number - len(passes): [turn] for number, turn in enumerate(passes)}
@@ -203,7 +230,7 @@ def _evaluations(
                     [batches[place].samples for place in own],
                     batches[own[0]].kind,
                     key != 0 and turns[0] > 0,
-                    sum(totals[place] for place in range(first) if batches[place].where == where),
+                    before[min(min(places) for places in passes.values())],
                 )
     return results
 

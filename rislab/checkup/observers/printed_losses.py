@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 from torch import Tensor
 from torch.nn import Module
@@ -24,6 +23,7 @@ from rislab.checkup.recording.printed_lines import (
     OF_SUMS,
     ROUNDING,
     Line,
+    Printed,
     PrintedLines,
     are_precise,
     columns,
@@ -91,9 +91,9 @@ class PrintedLosses(Observer):
         self._apart = False  # whether there are many more backwards than losses, or fewer
         self._counted = False  # whether the loss of the next backward may have come while windows were only counted
 
-    def on_print(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def on_print(self, line: Printed) -> None:
         if self._losses and len(self._losses) < LOSSES:
-            self._lines.add(args, (len(self._losses), self._steps.total))
+            self._lines.add(line, (len(self._losses), self._steps.total))
 
     def on_loss(self, call: LossEvent) -> None:
         mean = call.function in (*ELEMENTS, *TARGETS) and call.kwargs.get("reduction", "mean") == "mean"

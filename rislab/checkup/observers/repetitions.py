@@ -17,7 +17,7 @@ from rislab.checkup.observers.loss_arguments import loss_arguments
 from rislab.checkup.observers.step_count import StepCount
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import LossEvent, Observer
-from rislab.checkup.recording.printed_lines import PrintedLines
+from rislab.checkup.recording.printed_lines import Printed, PrintedLines
 from rislab.checkup.rules import Code
 
 # Settings of one seed after which training began with the same numbers, and that are no accident.
@@ -117,8 +117,8 @@ class EpochsWithoutSteps(Observer):
     def __init__(self, steps: StepCount) -> None:
         self._lines, self._steps = PrintedLines(), steps
 
-    def on_print(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        self._lines.add(args, self._steps.total)
+    def on_print(self, line: Printed) -> None:
+        self._lines.add(line, self._steps.total)
 
     def findings(self) -> list[Finding]:
         """One for each kind of line that holds the same numbers from some step on, which was the last one."""

@@ -115,10 +115,8 @@ class RowOrders(Observer):
     def findings(self) -> list[Finding]:
         if len(self._apart) < AGREEING or self._together:
             return []
-        text = (
-            f"{len(self._apart)} times inputs and targets came together whose rows were taken in two different orders "
-        )
-        text += "of all samples, and never in one"
+        text = f"{len(self._apart)} times inputs and targets came together whose rows were taken in two different "
+        text += "orders of all samples, and never in one"
         return [as_fault(Code.ARGUMENTS, "targets of other samples", text, self._apart[0])]
 
 

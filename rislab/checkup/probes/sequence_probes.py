@@ -79,10 +79,8 @@ def _padding(network: nn.Module, arguments: Arguments) -> list[Finding]:
             lost |= one.shape == two.shape and len(one) >= MANY_ROWS and _spread(one) < FORGOTTEN * _spread(two)
     if not largest > FADING:
         return []
-    text = (
-        f"{len(short)} rows of tokens of at most {int(lengths[short].max())} places were given with {width - narrow} "
-    )
-    text += f"places of padding less, and their answers changed by {largest:.2g} of themselves"
+    text = f"{len(short)} rows of tokens of at most {int(lengths[short].max())} places were given with "
+    text += f"{width - narrow} places of padding less, and their answers changed by {largest:.2g} of themselves"
     unread = largest > OTHERS and _ignores_lengths(run, arguments, lengths)
     if lost:
         text += f"; with all of it they differ from each other by less than {FORGOTTEN:g} of what they do with less: "

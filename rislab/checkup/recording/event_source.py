@@ -35,6 +35,7 @@ from rislab.checkup.recording.interception import (
 from rislab.checkup.recording.listeners import Listeners
 from rislab.checkup.recording.optimizers import has_numbers_to_step, inner_optimizer, steps_within_itself
 from rislab.checkup.recording.own_operations import UNWATCHED, has_dispatch_mode, is_of_own_class, unobserved
+from rislab.checkup.recording.printed_lines import Printed
 from rislab.checkup.recording.tensors import has_numbers, is_result, samples_of, tensors_of
 from rislab.checkup.recording.training_threads import TrainingThreads
 from rislab.checkup.rules import Code
@@ -374,7 +375,11 @@ class EventSource:
     def _on_reported(self, event: str, *call: Any) -> None:
         if event == "on_pass" and self._expected.passes.wanted("pass"):
             self._end_counting()
-        self._notify(event, *call)
+        if event == "on_print":
+            line = Printed.of(call[0])
+            call = () if line is None else (line,)
+        if call:
+            self._notify(event, *call)
 
     @_untraced
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:

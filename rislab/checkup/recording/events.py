@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from rislab.checkup.findings import Finding
+from rislab.checkup.recording.printed_lines import Printed
 from rislab.checkup.recording.tensors import samples_of, tensors_of
 
 # Tensors that a backward starts from, each with the gradient that was given for it, or None.
@@ -125,8 +126,8 @@ class Observer:
     def on_save(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """torch.save() begins."""
 
-    def on_print(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """print() begins."""
+    def on_print(self, line: Printed) -> None:
+        """print() begins, with a number with a point."""
 
     def on_schedule(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """LRScheduler.step() begins."""

@@ -17,6 +17,21 @@ OF_SUMS = ("total", "sum", "cum", "area", "auc", "aulc", "regret", "so far", "ru
 _NUMBER = re.compile(r"(?<![\w.])-?\d+\.(\d+)(e[+-]?\d+)?")
 
 
+class Printed(NamedTuple):
+    """What print() was called with."""
+
+    kind: tuple[str, str]  # its text without the numbers, and file and line: lines of one kind differ in numbers alone
+    numbers: list[str]  # with a point, as they are written
+
+    @classmethod
+    def of(cls, args: Sequence[Any]) -> Printed | None:
+        """What it is called with, None if there is no number with a point in it."""
+        # Of other objects, to be asked twice may be noticed.
+        text = " ".join(str(one) if type(one) in (str, int, float) else "?" for one in args)
+        numbers = [one.group() for one in _NUMBER.finditer(text)]
+        return cls((re.sub(r"\d+", "#", _NUMBER.sub("#", text)), caller()[0]), numbers) if numbers else None
+
+
 class Line(NamedTuple):
     """A printed line."""
 
@@ -30,18 +45,12 @@ class PrintedLines:
     def __init__(self) -> None:
         self.kinds: dict[tuple[str, str], list[Line]] = {}
 
-    def add(self, args: Sequence[Any], place: Any) -> None:
-        """Add what print() was called with, if there is a number with a point in it."""
-        # Of other objects, to be asked twice may be noticed.
-        text = " ".join(str(one) if type(one) in (str, int, float) else "?" for one in args)
-        numbers = [one.group() for one in _NUMBER.finditer(text)]
-        if not numbers:
-            return
-        key = re.sub(r"\d+", "#", _NUMBER.sub("#", text)), caller()[0]
-        if key in self.kinds or len(self.kinds) < KINDS:
-            lines = self.kinds.setdefault(key, [])
+    def add(self, line: Printed, place: Any) -> None:
+        """Add what was printed at a place."""
+        if line.kind in self.kinds or len(self.kinds) < KINDS:
+            lines = self.kinds.setdefault(line.kind, [])
             if len(lines) < LINES:
-                lines.append(Line(numbers, place))
+                lines.append(Line(line.numbers, place))
 
 
 def columns(lines: Sequence[Line]) -> Iterator[Sequence[str]]:

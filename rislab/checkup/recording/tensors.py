@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -91,6 +92,35 @@ def may_live_on(network: nn.Module, others: int, most: int) -> bool:
         most: how many may be.
     """
     return others < 2 or (others < most and sum(map(Tensor.numel, nn.Module.parameters(network))) <= SMALL)
+
+
+class MarkedTensors:
+    """Marks of tensors, by their addresses, as long as they live: another one may have an address later.
+
+    Args:
+        most: so many are marked.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._marks: dict[int, tuple[weakref.ReferenceType[Tensor], Any]] = {}
+
+    def __len__(self) -> int:
+        return len(self._marks)
+
+    def mark(self, value: Tensor, what: Any = True) -> None:
+        """Mark one more tensor, unless there are too many."""
+        if len(self._marks) < self._most:
+            self._marks[id(value)] = weakref.ref(value), what
+
+    def of(self, value: Any) -> Any:
+        """The mark of a value, None if it has none."""
+        reference, what = self._marks.get(id(value), (None, None))
+        return what if reference is not None and reference() is value else None
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._marks.clear()
 
 
 def is_result(value: Tensor) -> bool:

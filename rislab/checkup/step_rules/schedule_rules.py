@@ -255,10 +255,8 @@ def warm_up_never_ends(run: WatchedRun) -> list[Finding]:
     # A warm-up that was broken off may have come to any factor; one that fell again had its largest.
     falls = schedule.kind == "LambdaLR" and 0 < schedule.base < 1 and rates[-1] < max(rates)
     if falls and abs(max(rates) - schedule.base**2) <= 1e-6 * schedule.base**2:
-        text = (
-            f"the largest rate of {steps} steps was {max(rates):.2g}, the square of the {schedule.base:.2g} that the "
-        )
-        text += "optimiser was made with: the function of LambdaLR gives a rate, and is to give a factor"
+        text = f"the largest rate of {steps} steps was {max(rates):.2g}, the square of the {schedule.base:.2g} that "
+        text += "the optimiser was made with: the function of LambdaLR gives a rate, and is to give a factor"
         return [as_fault(Code.LEARNING_RATE, name_below, text, where)]
     if steps >= CURVE and _each_step(applied) and _rises_to_the_end(rates):
         text = f"the rates rose in all {steps} steps, from {rates[0]:.2g} to {rates[-1]:.2g}, and never fell"
