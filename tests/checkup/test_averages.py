@@ -325,3 +325,19 @@ def test_an_optimiser_of_one_number_has_no_copies() -> None:
             optimizer.step()
             optimizer.zero_grad()
     assert not any("average" in finding.name for finding in watched.findings())
+
+
+def test_statistics_that_begin_at_one_are_no_copies_of_weights_that_do() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, 1)]
+    model = nn.Sequential(*layers)
+    nn.init.normal_(model[2].weight, std=0.01)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    with watch(model, optimizer) as watched:
+        for _ in range(12):
+            optimizer.zero_grad()
+            nn.functional.mse_loss(model(0.1 * torch.randn(32, 3)), torch.randn(32, 1)).backward()
+            optimizer.step()
+            with torch.no_grad():
+                sum(value.square().sum() for value in model.parameters())
+    assert not [one for one in watched.findings() if one.name.startswith("average ")]

@@ -102,3 +102,68 @@ def test_one_map_again_in_each_pass_is_certain_unless_it_may_be_meant(kind: str,
                 nn.functional.mse_loss(model(inputs), torch.ones(16, 1)).backward()
                 optimizer.step()
     assert [one.severity for one in watch.findings() if one.name == "inputs changed in place"] == severities
+
+
+class Targets(Dataset[tuple[Tensor, Tensor]]):
+    """Pairs whose targets are scaled as they are read."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind, self.inputs, values = kind, torch.rand(64, 40), 20 * torch.rand(64) + 5
+        self.values: Tensor | list[float] = values.tolist() if kind == "list" else values
+
+    def __len__(self) -> int:
+        return 64
+
+    def __getitem__(self, place: int) -> tuple[Tensor, Tensor]:
+        if self.kind == "copy":
+            return self.inputs[place], (self.values[place] - torch.tensor(5)) / 20
+        if self.kind == "annealed":
+            self.values[place] *= 0.9
+        elif self.kind != "new":
+            self.values[place] = (self.values[place] - 5) / 20
+        return self.inputs[place], torch.as_tensor(self.values[place]).clone()
+
+
+@pytest.mark.parametrize(
+    ("kind", "severities"),
+    [("tensor", ["fault"]), ("list", ["fault"]), ("annealed", ["warning"]), ("new", []), ("copy", [])],
+)
+def test_targets_that_are_changed_in_place_are_told(kind: str, severities: list[str]) -> None:
+    """Targets that are estimated anew in each epoch are no such thing."""
+    torch.manual_seed(0)
+    data, model = Targets(kind), nn.Linear(40, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
+    with ProcessWatch() as watch:
+        for _ in range(6):
+            if kind == "new":
+                data.values = 20 * torch.rand(64)
+            for inputs, targets in DataLoader(data, batch_size=16, shuffle=True):
+                optimizer.zero_grad()
+                nn.functional.mse_loss(model(inputs)[:, 0], targets).backward()
+                optimizer.step()
+    found = [one for one in watch.findings() if one.name == "inputs changed in place"]
+    assert [one.severity for one in found] == severities
+    assert all("test_input_changes.py" in one.where for one in found)
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_collation_that_changes_the_samples_is_told(in_place: bool) -> None:
+    torch.manual_seed(0)
+    data, model = list(zip(torch.rand(64, 8), torch.eye(4).repeat(16, 1), strict=True)), nn.Linear(8, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
+
+    def smoothed(batch: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        if in_place:
+            for _, target in batch:
+                target.mul_(0.9).add_(0.025)
+        return torch.stack([one for one, _ in batch]), torch.stack([0.9 * one + 0.025 for _, one in batch])
+
+    with ProcessWatch() as watch:
+        for _ in range(6):
+            for inputs, targets in DataLoader(data, batch_size=16, shuffle=True, collate_fn=smoothed):  # type: ignore[arg-type]
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(model(inputs), targets).backward()
+                optimizer.step()
+    found = [one for one in watch.findings() if one.name == "inputs changed in place"]
+    assert [one.severity for one in found] == ["fault"] * in_place
+    assert all("test_input_changes.py" in one.where for one in found)

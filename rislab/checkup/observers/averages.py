@@ -165,6 +165,8 @@ class CopiesOfOne:
             if one.data_ptr() in storages or one.grad_fn is not None:
                 continue
             places, values, norms = known[one.shape]
+            if not places:
+                continue
             distances = ((values - few_coordinates(one)).norm(dim=1) / norms).nan_to_num(torch.inf)  # [weights]
             nearest = int(distances.argmin())
             if distances[nearest] <= NEAR:
@@ -190,9 +192,11 @@ class CopiesOfOne:
 
     def _of_shape(self, shape: torch.Size) -> tuple[list[int], Tensor, Tensor]:
         """Places of the weights of a shape, twice, and with their norms a few coordinates of each, now and at first."""
-        places = [place for place, weight in enumerate(self._weights) if weight.shape == shape]
+        # Weights that all begin at one number, as those of a normalisation, are near to statistics that do so too.
+        first = [bool((values == values[0]).all()) and len(values) > 1 for values in self._first]
+        places = [place for place, weight in enumerate(self._weights) if weight.shape == shape and not first[place]]
         values = [few_coordinates(self._weights[place]) for place in places] + [self._first[place] for place in places]
-        stacked = torch.stack(values)  # [2 · weights, coordinates]
+        stacked = torch.stack(values) if values else torch.zeros(0, 1)  # [2 · weights, coordinates]
         return places + places, stacked, stacked.norm(dim=1)
 
     def _read(self, networks: Iterable[nn.Module]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.recording.call_stack import caller, definition_of
@@ -33,10 +34,11 @@ SAMPLES, ARRAYS, DEPTH = 4, 16, 4
 
 @dataclass
 class _Sample:
-    """Numbers of one sample that a dataset holds."""
+    """Numbers of one sample that a dataset holds, or one number of many samples."""
 
     name: str  # of the dataset and of what it holds
     where: str  # file and line at which the dataset reads a sample
+    of_many: bool  # whether its numbers are those of many samples, one of each
     numbers: Tensor  # that it held when it was read last
     changes: list[tuple[float, float]] = field(default_factory=list)  # scale and shift of each change since then
     largest: float = 0.0  # of all numbers that it has held
@@ -71,19 +73,30 @@ class InputChanges(Observer):
         self._changes: list[tuple[float, float]] = []
         self._where = ""
         self._samples: dict[tuple[int, int], _Sample] = {}
-        self._begun: list[Any] = []  # the dataset of a pass that has met no forward
+        # Of a pass that has met no forward: its loader, and what its dataset held before.
+        self._begun: tuple[DataLoader[Any], list[tuple[str, str, int, Tensor]]] | None = None
 
     def on_pass(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        self._begun = [args[0].dataset]
+        self._begun = None
+        if self._looks.wanted("pass"):
+            arrays = ((name, where, id(one), _numbers_of(one)) for name, where, one in _arrays_of(args[0].dataset))
+            self._begun = args[0], [(name, where, key, one) for name, where, key, one in arrays if one is not None]
 
     def on_forward_end(self, call: ForwardEvent) -> None:
         """Look at the first input of a network in training mode, and at the dataset of a pass that has begun."""
-        begun, self._begun = self._begun, []
+        begun, self._begun = self._begun, None
         if not call.training or not torch.is_grad_enabled() or len(self._changes) >= CHANGES:
             return
-        if begun and self._looks.wanted("pass"):
-            for name, where, sample in _samples_of(begun[0]):
-                self._compare(name, where, sample)
+        if begun is not None:
+            loader, numbers = begun
+            # What is put into batches may be changed then.
+            otherwise = definition_of(loader.collate_fn)
+            for name, where, array in _arrays_of(loader.dataset):
+                for sample in _samples_in(array):
+                    key = sample.data_ptr(), sample.numel()
+                    self._compare(name, where or otherwise, key, few_coordinates(sample, NUMBERS))
+            for name, where, own, few in numbers:
+                self._compare(f"the numbers of {name}", where or otherwise, (own, -1), few)
         first = next(iter(call.inputs), None)
         if first is None or not first.is_floating_point() or first.numel() < NUMBERS or first.requires_grad:
             return
@@ -100,16 +113,15 @@ class InputChanges(Observer):
             self._changes.append(change)
             self._where = self._where or caller()[0]
 
-    def _compare(self, name: str, where: str, sample: Tensor) -> None:
-        now = few_coordinates(sample, NUMBERS)
-        known = self._samples.setdefault((sample.data_ptr(), sample.numel()), _Sample(name, where, now))
+    def _compare(self, name: str, where: str, key: tuple[int, int], now: Tensor) -> None:
+        known = self._samples.setdefault(key, _Sample(name, where, key[1] < 0, now))
         change = _change(known.numbers, now)
         known.numbers, known.largest = now, max(known.largest, float(now.abs().max()))
         if change is not None:
             known.changes.append(change)
 
     def end(self, error: BaseException | None) -> None:
-        self._begun = []
+        self._begun = None
 
     def findings(self) -> list[Finding]:
         """One if inputs were scaled or shifted again and again."""
@@ -118,9 +130,9 @@ class InputChanges(Observer):
             (scale, shift), where = again.changes[-1], again.where
             text = f"{again.name}: between passes, a sample changed {len(again.changes)} times, at last to the numbers "
             alike = [one for one in self._samples.values() if one.name == again.name and len(one.changes) >= CHANGES]
-            if where and len(alike) > 1 and all(one.is_normalised_again() for one in alike):
-                text += f"before times {scale:.4g} plus {shift:.4g}; by this map, once or again, in all {len(alike)} "
-                text += "samples that were looked at"
+            if where and (len(alike) > 1 or again.of_many) and all(one.is_normalised_again() for one in alike):
+                text += f"before times {scale:.4g} plus {shift:.4g}; by this map, once or again, in all "
+                text += f"{len(again.numbers) if again.of_many else len(alike)} samples that were looked at"
                 return [as_fault(Code.DRIFT, "inputs changed in place", text, where)]
         elif len(self._changes) >= CHANGES:
             (scale, shift), where = self._changes[-1], self._where
@@ -146,17 +158,33 @@ def _change(before: Tensor, now: Tensor) -> tuple[float, float] | None:
     return (scale, shift) if scale and straight else None
 
 
-def _samples_of(dataset: Any, depth: int = DEPTH) -> Iterator[tuple[str, str, Tensor]]:
-    """Some samples of what a dataset holds, and those within it; each with its name, and where it is read."""
+def _arrays_of(dataset: Any, depth: int = DEPTH) -> Iterator[tuple[str, str, Any]]:
+    """What a dataset holds, and those within it; each with its name, and where it is read."""
     where, arrays = definition_of(getattr(type(dataset), "__getitem__", None)), 0
+    if isinstance(dataset, list):
+        yield "list", where, dataset
     for name, value in list(getattr(dataset, "__dict__", {}).items()):
         for array in value if isinstance(value, tuple) and len(value) < SAMPLES else (value,):
             if depth and hasattr(type(array), "__getitem__") and not isinstance(array, Tensor | np.ndarray | list):
-                yield from _samples_of(array, depth - 1)
+                yield from _arrays_of(array, depth - 1)
             elif arrays < ARRAYS:
                 arrays += 1
-                for sample in _samples_in(array):
-                    yield f"{type(dataset).__name__}.{name}", where, sample
+                yield f"{type(dataset).__name__}.{name}", where, array
+
+
+def _numbers_of(array: Any) -> Tensor | None:
+    """A number of each of some samples, if few belong to each, as to targets; of a pair, the second one's."""
+    plain = isinstance(array, list | np.ndarray) or (type(array) is Tensor and array.layout is torch.strided)
+    if not plain or len(getattr(array, "shape", (0,))) not in (1, 2) or len(array) < NUMBERS:
+        return None
+    rows = [array[place] for place in range(0, len(array), len(array) // NUMBERS)][:NUMBERS]
+    rows = [row[-1] if isinstance(row, tuple) and len(row) == 2 else row for row in rows]
+    if not all(isinstance(row, Tensor | np.ndarray | np.number | float | int) for row in rows):
+        return None
+    if any(not 0 < (row.numel() if isinstance(row, Tensor) else np.size(row)) < NUMBERS for row in rows):
+        return None
+    numbers = [torch.as_tensor(row).detach().reshape(-1)[:1] for row in rows]
+    return None if any(one.is_complex() for one in numbers) else torch.cat(numbers).double().cpu()
 
 
 def _samples_in(array: Any) -> Iterator[Tensor]:
