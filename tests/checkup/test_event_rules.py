@@ -221,3 +221,23 @@ def test_backwards_within_a_compiled_step_are_no_forgotten_ones() -> None:
             gradients(torch.randn(4, 6))
             optimizer.step()
     assert not process.findings().of("warning")
+
+
+@pytest.mark.parametrize("evaluated", [False, True])
+def test_the_mode_of_a_helper_in_one_list_with_the_network_is_its_own(evaluated: bool) -> None:
+    torch.manual_seed(0)
+    student, helper = nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.5), nn.Linear(8, 1)), nn.Linear(6, 1)
+    modules = nn.ModuleList([student, helper])
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.05)
+    with ProcessWatch() as watch:
+        for module in modules:
+            module.train(not evaluated)
+        helper.eval()
+        for _ in range(10):
+            x = torch.randn(16, 6)
+            answer, other = student(x), helper(x)
+            loss = functional.mse_loss(answer, x[:, :1]) + functional.mse_loss(answer, other.detach())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    assert ("eval never undone" in [finding.name for finding in watch.findings()]) is evaluated

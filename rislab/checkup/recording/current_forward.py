@@ -25,6 +25,7 @@ class CurrentForward:
     samples: int = 0  # size of the first dimension of its first input
     with_gradient: bool = True  # whether gradients were enabled
     training: bool = True  # whether the network was in training mode
+    trained_in: bool = True  # the same, of what the optimiser steps on
     types: list[torch.dtype] = field(default_factory=list)  # of autocast, and of the output
     follows: bool = False  # whether it was handed a state that the forward before had given
     number: int = 0  # of the forward, from 1; 0 before the first
@@ -45,9 +46,10 @@ class CurrentForward:
         self.steps = max(0, self.steps - 1)
         return bool(self.steps)
 
-    def begin(self, training: bool) -> None:
-        """It begins, in training mode or not."""
+    def begin(self, training: bool, own: bool) -> None:
+        """It begins, in training mode or not, of a part that the optimiser steps on or of another one."""
         self.training, self._losses, self._under_way = training, [], True
+        self.trained_in = training if own else self.trained_in
         self.number += 1
 
     def end(self, call: ForwardEvent, compared: bool) -> None:
@@ -102,7 +104,7 @@ class CurrentForward:
             where=where,
             call_stack=call_stack,
             nonfinite=not math.isfinite(number) and not bool(torch.isfinite(loss.detach()).all()),
-            training=self.training,
+            training=self.trained_in,
             scale_free=scale_free,
             follows=self.follows,
             kind="" if loss.grad_fn is None else loss.grad_fn.name(),

@@ -122,13 +122,13 @@ class StepRecorder:
 
     # Forwards and losses.
 
-    def on_forward(self, training: bool) -> None:
-        """A forward of the network begins, in training mode or not."""
+    def on_forward(self, training: bool, own: bool) -> None:
+        """A forward of the network begins, in training mode or not, of a part with tensors of the optimiser or not."""
         self._forward.with_gradient = torch.is_grad_enabled()
         if not self._forward.with_gradient:
             self._sampling.note_evaluation()
             return
-        self._forward.begin(training)
+        self._forward.begin(training, own)
         if not self.trace.forwards:
             self._window.drop_earlier(self.trace, id(self))
         self._note_skipped_step()

@@ -48,7 +48,7 @@ class TrackedOptimizer:
     turns: tuple[int, ...] = ()
     # Some of its tensors, each with a few of its numbers after the last step; empty if they were not read.
     left: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-    _trains: dict[int, tuple[weakref.ReferenceType[nn.Module], bool]] = field(default_factory=dict)
+    _trains: dict[int, tuple[weakref.ReferenceType[nn.Module], bool, bool]] = field(default_factory=dict)
 
     def label(self) -> str:
         """Kind of the optimiser, of its networks, and its first tensors."""
@@ -68,17 +68,23 @@ class TrackedOptimizer:
 
     def trains(self, module: nn.Module) -> bool:
         """Whether a module holds tensors of the optimiser, or those of its networks."""
+        return self._known(module)[1]
+
+    def steps_on(self, module: nn.Module) -> bool:
+        """Whether a module holds tensors of the optimiser."""
+        return self._known(module)[2]
+
+    def _known(self, module: nn.Module) -> tuple[weakref.ReferenceType[nn.Module], bool, bool]:
         known = self._trains.get(id(module))
         if known is None or known[0]() is not module:
-            own = set(map(id, self.tensors())) | {
-                id(value) for root in self.roots for value in nn.Module.parameters(root)
-            }
-            known = weakref.ref(module), any(id(value) in own for value in nn.Module.parameters(module))
+            held = {id(value) for root in self.roots for value in nn.Module.parameters(root)}
+            own, given = set(map(id, self.tensors())), {id(value) for value in nn.Module.parameters(module)}
+            known = weakref.ref(module), not given.isdisjoint(own | held), not given.isdisjoint(own)
             self._trains[id(module)] = known
             # Modules that are made anew for each step are as many as there are steps.
             if len(self._trains) > MODULES:
                 self._trains = {id(module): known}
-        return known[1]
+        return known
 
     def forget_networks(self) -> None:
         """Tensors or networks have changed: ask anew which modules hold them."""
@@ -166,7 +172,7 @@ class LoopObserver(Observer):
             trace = tracked.recorder.trace
             if training and not trace.forwards:
                 trace.batch_norms = sum(isinstance(part, NORMS) and part.training for part in module.modules())
-            tracked.recorder.notify(StepRecorder.on_forward, training)
+            tracked.recorder.notify(StepRecorder.on_forward, training, tracked.steps_on(module))
 
     def on_forward_end(self, call: ForwardEvent) -> None:
         for tracked in self._training(call.module):
