@@ -30,7 +30,7 @@ from rislab.music.waveforms import project
 
 # Laws that the powers of sources may follow, with their prior probabilities. A larger prior helps scenes of that law
 # and hurts the others; powers that follow no law explain so much more that a small prior suffices.
-LAWS = {"equal": 0.88, "free-space": 0.11999, "own": 0.00001}
+LAWS = {"equal": 0.945, "free-space": 0.05499, "own": 0.00001}
 # Smallest share of the snapshots' power that is taken for noise: 40 dB below it.
 NOISE_FLOOR = 1e-4
 # Share of its own diagonal that is added to the curvature.

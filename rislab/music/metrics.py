@@ -58,12 +58,12 @@ class Matching:
     @property
     def recall(self) -> float:
         """Share of the true sources that were found."""
-        return float(self.hit.sum() / self.active.sum())
+        return float(self.hit.sum().double() / self.active.sum())
 
     @property
     def precision(self) -> float:
         """Share of the estimates that are a source; NaN if there are no estimates."""
-        return float(self.hit.sum() / self.predicted.sum())
+        return float(self.hit.sum().double() / self.predicted.sum())
 
     def median(self) -> dict[str, float]:
         """Median absolute error of the hits by quantity (see QUANTITIES), radians and metres; NaN without hits."""

@@ -49,25 +49,35 @@ class Benchmarks:
             self.rows[one["name"]] = {**one["extra_info"], **where}
 
 
-def value_of(source: str, benchmarks: Benchmarks, here: Mapping[str, float]) -> float | None:
+def value_of(
+    source: str, benchmarks: Benchmarks, here: Mapping[str, float], worst: Callable[[list[float]], float] = max
+) -> float | None:
     """The value of a figure; None if it was not measured.
 
     Args:
-        source: "benchmark NAME KEY", "timed COMMAND KEY" (see timed.py), "scoreboard TOOL SPLIT KEY" (a share), "page
-            PATH REGEX" whose first group is a number, or "here NAME".
+        source: "benchmark NAME KEY", where "NAME[*]" is every case of a benchmark, "timed COMMAND KEY" (see timed.py),
+            "scoreboard TOOL SPLIT KEY" (a share), "lead SPLIT KEY" (ours over the best other one), "page PATH REGEX"
+            whose first group is a number, or "here NAME".
         benchmarks: by name.
         here: by name, see measure_here().
+        worst: the one of several cases that counts.
     """
     kind, _, rest = source.partition(" ")
     if kind in ("benchmark", "timed"):
         name, _, key = rest.rpartition(" ")
-        value = benchmarks.rows.get(name, {}).get(key)
-        return None if value is None else float(value)
-    if kind == "scoreboard":
+        values = [
+            float(row[key])
+            for case, row in benchmarks.rows.items()
+            if key in row and (case == name or (name.endswith("[*]") and case.startswith(name[:-2])))
+        ]
+        return worst(values) if values else None
+    if kind in ("scoreboard", "lead"):
         *tool, split, key = rest.split(" ")
         rows = json.loads((ROOT / "reports" / "scoreboard.json").read_text(encoding="utf-8"))["rows"]
-        row = next((row for row in rows if (row["tool"], row["split"]) == (" ".join(tool), split)), None)
-        return None if row is None else row[key][0] / row[key][1]
+        shares = {row["tool"]: row[key][0] / row[key][1] for row in rows if row["split"] == split}
+        if kind == "scoreboard":
+            return shares.get(" ".join(tool))
+        return shares["rislab"] / max(share for name, share in shares.items() if not name.startswith("rislab"))
     if kind == "page":
         path, _, pattern = rest.partition(" ")
         match = re.search(pattern, (ROOT / path).read_text(encoding="utf-8")) if (ROOT / path).exists() else None

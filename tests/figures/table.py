@@ -39,6 +39,11 @@ class Asked:
         sign, limit = self.limit
         return value <= limit if sign == "≤" else value >= limit if sign == "≥" else value == limit
 
+    def value(self, benchmarks: Benchmarks, here: Mapping[str, float]) -> float | None:
+        """What was measured, in the unit of what is asked; None if nothing was."""
+        value = value_of(self.source, benchmarks, here, min if self.limit[0] == "≥" else max) if self.source else None
+        return 100 * value if self.percent and value is not None else value
+
     @property
     def limit(self) -> tuple[str, float]:
         """The sign and the number of what is asked."""
@@ -60,16 +65,15 @@ def asked(path: Path = ASKED) -> list[Asked]:
 
 def figures_page(rows: Sequence[Asked], benchmarks: Benchmarks, here: Mapping[str, float]) -> str:
     """The page, in Markdown."""
-    values = [value_of(row.source, benchmarks, here) if row.source else None for row in rows]
-    values = [
-        100 * value if row.percent and value is not None else value for row, value in zip(rows, values, strict=True)
-    ]
+    values = [row.value(benchmarks, here) for row in rows]
     reached = sum(value is not None and row.holds(value) for row, value in zip(rows, values, strict=True))
     missing = sum(value is None for value in values)
     lines = [
         "# Asked and measured",
         "",
-        "Written by `make figures` from the JSON of the benchmarks and what other commands write.",
+        "Written by `make figures` from the JSON of the benchmarks and what other commands write. What a test asserts "
+        "(no overlap, no answer in a student's copy, no request to the outside, …) has no row: `make test` fails "
+        "without it.",
         "",
         f"{len(rows)} figures: {reached} reached, {len(rows) - reached - missing} fall short, {missing} not measured. "
         f"Sizes, and processor times of starting: {provenance_line()}.",

@@ -23,7 +23,7 @@ def test_every_source_is_one_that_exists() -> None:
     for name in names:
         assert f"def {name.partition('[')[0]}(" in texts, name
     for row in ROWS:
-        if row.source.startswith(("scoreboard ", "page ")):
+        if row.source.startswith(("scoreboard ", "lead ", "page ")):
             assert value_of(row.source, Benchmarks({}), {}) is not None, row.what
     assert {row.source[5:] for row in ROWS if row.source.startswith("here ")} >= set(sizes())
 
@@ -45,6 +45,13 @@ def test_the_page_says_reached_short_and_not_measured() -> None:
     assert "| first | ≤ 1.1 | 1.05 | reached | `make a` |  |" in page
     assert "| second | ≥ 90 % | 50 % | **short** | `make b` | because |" in page
     assert "| third | = 0 s | not measured |  | `make c` |  |" in page
+
+
+def test_of_several_cases_the_worst_counts() -> None:
+    known = Benchmarks({"a[1]": {"x": 1.0}, "a[2]": {"x": 3.0}, "a[3]": {}, "ab[1]": {"x": 9.0}})
+    for limit, worst in (("≤ 2", 3.0), ("≥ 2", 1.0)):
+        assert Asked("speed", "all", limit, "benchmark a[*] x", "make a").value(known, {}) == worst
+    assert value_of("benchmark b[*] x", known, {}) is None
 
 
 def test_the_page_in_the_repository_has_every_figure() -> None:
@@ -80,4 +87,6 @@ def test_names_of_benchmarks_are_collected() -> None:
     done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=True)
     collected = set(re.findall(r"::(.+)$", done.stdout, re.M))
     named = {row.source.split(" ", 1)[1].rpartition(" ")[0] for row in ROWS if row.source.startswith("benchmark ")}
-    assert named - collected == set()
+    groups = {name[:-3] for name in named if name.endswith("[*]")}
+    assert groups <= {name.partition("[")[0] for name in collected}
+    assert {name for name in named if not name.endswith("[*]")} - collected == set()

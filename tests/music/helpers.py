@@ -8,11 +8,17 @@ import torch
 from torch import Tensor
 
 from rislab.data.scenes import SceneBatch
+from rislab.music.estimate import Estimate
 
 
 def counted(batch: SceneBatch) -> Tensor:
     """True number of sources of each scene, [B]."""
     return batch.active.sum(-1)
+
+
+def truth(batch: SceneBatch) -> Estimate:
+    """The sources of the scenes as an estimate."""
+    return Estimate(batch.azimuth, batch.elevation, batch.range, batch.power, batch.active)
 
 
 def measured_again(batch: SceneBatch, seed: int = 0) -> SceneBatch:

@@ -17,10 +17,7 @@ from rislab.data.simulation import simulate
 from rislab.data.wavefronts import WAVEFRONTS
 from rislab.errors import InputError
 from rislab.music.estimate import Estimate
-
-
-def truth(batch: SceneBatch) -> Estimate:
-    return Estimate(batch.azimuth, batch.elevation, batch.range, batch.power, batch.active)
+from tests.music.helpers import truth
 
 
 @settings(max_examples=20, deadline=None)

@@ -24,7 +24,7 @@ from rislab.music.estimate import Estimate
 from rislab.music.likelihood import Parameters, bounds_box, fisher_scoring, polish, rss, stochastic_terms
 from rislab.music.metrics import match
 from rislab.music.spectra import music_spectrum
-from tests.music.helpers import measured_again
+from tests.music.helpers import measured_again, truth
 
 SMALL = SceneConfig.preset("classroom", ris_shape=(4, 4), antennas=5, snapshots=6, sources=(1, 3), snr_db=10.0)
 KINDS = ("deterministic", "stochastic")
@@ -35,10 +35,6 @@ def placed(config: SceneConfig, places: list[tuple[float, float, float]], count:
     where = [torch.tensor([place[axis] for place in places]).expand(count, -1) for axis in range(3)]
     batch = simulate(config, count, seed=seed)
     return measured_again(dataclasses.replace(batch, azimuth=where[0], elevation=where[1], range=where[2]), seed)
-
-
-def truth(batch: SceneBatch) -> Estimate:
-    return Estimate(batch.azimuth, batch.elevation, batch.range, batch.power, batch.active)
 
 
 def shifted(batch: SceneBatch, angle: float, seed: int = 0) -> Estimate:

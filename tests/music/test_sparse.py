@@ -22,7 +22,7 @@ from rislab.music.likelihood import polish, rss
 from rislab.music.metrics import crb_recall, match
 from rislab.music.model_order import model_order
 from rislab.music.sparse import sparse
-from tests.music.helpers import counted
+from tests.music.helpers import counted, truth
 
 CLASSROOM = SceneConfig.preset("classroom", snr_db=20.0, separation=math.radians(20))
 FULL = SceneConfig.preset("full", snr_db=20.0, separation=math.radians(10), sources=(1, 3))
@@ -70,22 +70,21 @@ def test_of_an_ordinary_array_with_sidelobes_all_sources_are_found_and_counted()
     azimuth = torch.stack([azimuths[torch.randperm(6, generator=generator)[:3]] for _ in range(24)])
     elevation = (torch.rand(24, 3, generator=generator, dtype=torch.float64) - 0.5) * 0.8
     one = torch.ones_like(azimuth)
-    truth = Estimate(azimuth, elevation, 1e6 * one, one, one.bool())
+    sources = Estimate(azimuth, elevation, 1e6 * one, one, one.bool())
     symbols = torch.randn(24, 3, 150, generator=generator, dtype=torch.complex128)
     noise = torch.randn(24, 150, 8, generator=generator, dtype=torch.complex128)
-    vectors = truth.steering(array.to(dtype=torch.float64)) * math.sqrt(8)
+    vectors = sources.steering(array.to(dtype=torch.float64)) * math.sqrt(8)
     measurement = Measurement.direct((vectors @ symbols).mT + 0.4 * noise, array)
-    found, true = (rss(measurement, polish(measurement, start)) for start in (sparse(measurement, 3), truth))
+    found, true = (rss(measurement, polish(measurement, start)) for start in (sparse(measurement, 3), sources))
     assert int((found > 1.001 * true).sum()) <= 1
     assert model_order(measurement, 5).tolist() == [3] * 24
 
 
 def test_the_estimate_explains_more_than_the_truth_does_once_polished() -> None:
     batch = simulate(CLASSROOM, 20, seed=4)
-    truth = Estimate(batch.azimuth, batch.elevation, batch.range, batch.power, batch.active)
     # With the same waveforms free, the best fit of the deterministic model leaves no more than the true places do.
     energy = rss(batch, polish(batch, sparse(batch, counted(batch)), kind="deterministic"))
-    assert bool((energy <= rss(batch, truth) * (1 + 1e-4)).all())
+    assert bool((energy <= rss(batch, truth(batch)) * (1 + 1e-4)).all())
 
 
 def test_a_number_for_each_scene_is_that_scene_by_itself() -> None:
@@ -165,10 +164,10 @@ def test_numbers_of_sources_out_of_range_are_refused(sources: int | Tensor) -> N
 def test_a_line_of_sight_hides_no_source() -> None:
     config = SceneConfig.preset("full", snr_db=20.0, sources=(1, 2), rician_factor=10.0, separation=math.radians(10))
     batch = simulate(config, 24, seed=11)
-    truth = Estimate(batch.azimuth, batch.elevation, batch.range, batch.power, batch.active)
     # By matched power alone, 0.62 of single sources: the direction that all atoms share outweighs all others.
     assert (
-        match(polish(batch, sparse(batch, counted(batch))), batch).recall >= match(polish(batch, truth), batch).recall
+        match(polish(batch, sparse(batch, counted(batch))), batch).recall
+        >= match(polish(batch, truth(batch)), batch).recall
     )
 
 
