@@ -253,7 +253,8 @@ _OF_THE_LOOP = (
         faults=("NaN replaced by the running mean", "rounded to four digits", "mean of unequal means", "last over n",
                 "only the last micro-batch", "logged after the division", "sum of means over the set's size",
                 "loop tail in a branch never taken"),
-        others=("nothing reported", "another loss reported", "the same loss again", "sum never set back",
+        others=("nothing reported", "another loss reported", "fewer losses than epochs", "more losses than epochs",
+                "the same loss again", "sum never set back",
                 "only the last batch", "divided by another number", "not judged"),
     ),
     Rule(

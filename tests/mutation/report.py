@@ -6,8 +6,9 @@ import datetime
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
-from rislab import provenance
+from rislab import files, provenance
 from tests.mutation.mutants import FUNCTIONS, OPERATORS, Mutant
 from tests.mutation.trial import KINDS, SETTINGS, Verdict
 
@@ -115,11 +116,20 @@ WHY = {
     ),
 }
 REASONS = {name: why for why, names in WHY.items() for name in names}
+# Names of faults, with the mutants for which each is right.
+RIGHT_NAMES = files.read_mapping(Path(__file__).with_name("right_names.yaml"), "holds no mapping; allowed: names")
 
 
 def key(mutant: Mutant) -> str:
     """Name of a mutant without its line number, as in REASONS."""
     return re.sub(r":\d+ ", " ", mutant.name, count=1)
+
+
+def is_named(verdict: Verdict) -> bool:
+    """Whether one of the first two faults, under some setting, has a name that is right for the edit."""
+    right = {name for name, edits in RIGHT_NAMES.items() if any(re.search(edit, key(verdict.mutant)) for edit in edits)}
+    faults = [[one.name for one in found if one.severity == "fault"] for found in verdict.found.values()]
+    return any(name in right for names in faults for name in names[:2])
 
 
 def header(title: str, command: str) -> list[str]:
@@ -170,8 +180,11 @@ def text(verdicts: Sequence[Verdict], false_alarms: Sequence[str], seconds: floa
     lines += ["## Observation only", ""]
     lines += table(("mutant", "told differently", "faults", "milder"), map(_observation, by_kind["observation only"]))
     lines += ["## Flagged", ""]
-    rows = ((v.mutant.name, _listed(v.names(True)), _listed(v.names(False))) for v in by_kind["flagged"])
-    lines += table(("mutant", "faults found", "milder findings"), rows)
+    rows = (
+        (v.mutant.name, _listed(v.names(True)), "" if is_named(v) else "no", _listed(v.names(False)))
+        for v in by_kind["flagged"]
+    )
+    lines += table(("mutant", "faults found", "rightly named", "milder findings"), rows)
     lines += ["## Loud", ""]
     lines += table(("mutant", "exception"), ((v.mutant.name, next(iter(v.crashes.values()))) for v in by_kind["loud"]))
     return "\n".join(lines).rstrip() + "\n"
@@ -187,6 +200,8 @@ def _summary(verdicts: Sequence[Verdict], by_kind: dict[str, list[Verdict]], fal
         "- **flagged**, of those that change the weights or the reported loss in silence: "
         f"**{share(flagged, flagged + len(by_kind['survivor']))}**; with those that a warning names: "
         f"{share(flagged + len(warned), flagged + len(by_kind['survivor']))}",
+        f"- **rightly named**, of the flagged: **{share(sum(map(is_named, by_kind['flagged'])), flagged)}**; one of "
+        "the first two faults under some setting has a name that right_names.yaml gives to the edit",
         f"- **equivalent**, of all: **{share(len(by_kind['equivalent']), whole)}**; weights, averaged weights, random "
         "state and every number of every record are those of the correct loop, bit by bit, under all settings (times "
         "of the clock left out)",

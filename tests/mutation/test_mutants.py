@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
+import re
 from functools import cache
 
 import pytest
 
+from rislab.checkup.rules import RULES
 from rislab.faults.catalogue import find_fault
 from tests.mutation import confusion, report
 from tests.mutation.mutants import FUNCTIONS, OPERATORS, Mutant, mutants, source, spliced
@@ -89,12 +92,33 @@ def test_verdicts_and_their_report() -> None:
     assert not any(verdict.unjust or verdict.blamed for verdict in verdicts)
     text = report.text(verdicts, [], 1.0)
     assert "flagged**, of those that change the weights or the reported loss in silence: **100.0 % (1 of 1)**; " in text
+    assert "rightly named**, of the flagged: **100.0 % (1 of 1)**" in text
     assert "NameError" in text
     assert all(mutant.mutant.name in text and report.entry(mutant) for mutant in verdicts)
 
 
 def test_reasons_are_of_mutants_that_exist() -> None:
     assert set(report.REASONS) <= set().union(*(known(loop) for loop in FUNCTIONS))
+
+
+def test_right_names_are_names_of_rules_and_of_mutants_that_exist() -> None:
+    names = {name for rule in RULES.values() for name in (*rule.faults, *rule.others)}
+    assert set(report.RIGHT_NAMES) <= names
+    mutants = set().union(*(known(loop) for loop in FUNCTIONS))
+    for edits in report.RIGHT_NAMES.values():
+        for edit in edits:
+            assert any(re.search(edit, mutant) for mutant in mutants), edit
+
+
+@pytest.mark.slow
+def test_a_flagged_mutant_under_another_name_is_not_rightly_named() -> None:
+    verdict = run_mutant(known("plain")["train delete `optimizer.zero_grad(set_to_none=True)`"])
+    assert report.is_named(verdict)
+    other = {
+        number: [dataclasses.replace(finding, name="window size") for finding in found]
+        for number, found in verdict.found.items()
+    }
+    assert not report.is_named(dataclasses.replace(verdict, found=other))
 
 
 @pytest.mark.slow

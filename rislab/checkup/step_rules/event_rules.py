@@ -313,19 +313,19 @@ def _too_long(run: WatchedRun, text: str) -> list[Finding]:
     ):
         # Windows that are meant to differ, as those of so many tokens each, or of a K that changes with the epochs.
         return []
+    where = run.windows[0].step.where
+    if run.windows[0].size > run.size:
+        # No window came before it that could leak into it.
+        aliases = ("step gate too strict", "window off by one", "tail never stepped", "left-overs leak")
+        return [as_fault(Code.WINDOW_SIZE, "window size", text, where, aliases)]
     for window in run.windows:
         weights = extra_micro_batches(window, run.size)
         if weights is not None:
             where = window.step.where
             if all(abs(weight) < LOOSE for weight in weights):
                 return [as_fault(Code.ZEROING, "tail never stepped", text, where, ("left-overs leak",))]
-            return [as_fault(Code.WINDOW_SIZE, "left-overs leak", text, where, ("tail never stepped",))]
-    where = run.windows[0].step.where
-    if all(window.size > run.size for window in run.windows):
-        aliases = ("step gate too strict", "window off by one")
-        return [as_fault(Code.WINDOW_SIZE, "window size", text, where, aliases)]
-    aliases = ("tail never stepped", "step gate too strict")
-    return [as_fault(Code.WINDOW_SIZE, "left-overs leak", text, where, aliases)]
+            break
+    return [as_fault(Code.WINDOW_SIZE, "left-overs leak", text, where, ("tail never stepped", "step gate too strict"))]
 
 
 def _divided_after(run: WatchedRun) -> bool:

@@ -29,7 +29,8 @@ def reported_loss(run: WatchedRun) -> list[Finding]:
         return [as_fault(Code.REPORT, "nothing reported", text)]
     if total and run.declared.epochs not in (None, epochs):
         text = f"{text}, in {run.declared.epochs} epochs (declared)"
-        return [as_fault(Code.REPORT, "another loss reported", text, "", STEP_BRANCH)]
+        name = "fewer losses than epochs" if epochs < run.declared.epochs else "more losses than epochs"
+        return [as_fault(Code.REPORT, name, text, "", ("another loss reported", *STEP_BRANCH))]
     if not total:
         return [as_note(Code.REPORT, "not judged", text)]
     if any(step.evaluation for step in run.trace.steps):
@@ -121,8 +122,10 @@ def _wrong_value(value: float, losses: list[Loss], epoch: int, run: WatchedRun) 
         if near(value, guess, 1e-4):
             return as_fault(Code.REPORT, name, text, "", aliases)
     if value == 0:
-        aliases = ("last over n", STEP_BRANCH[0])
-        return as_fault(Code.REPORT, "loop tail in a branch never taken", text, "", aliases)
+        # With backwards, only what adds the losses up was left out.
+        names = ("loop tail in a branch never taken", "another loss reported")
+        first, second = names[::-1] if run.trace.backwards else names
+        return as_fault(Code.REPORT, first, text, "", (second, "last over n", STEP_BRANCH[0]))
     return _another_loss(text, run)
 
 
