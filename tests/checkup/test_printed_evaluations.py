@@ -108,6 +108,17 @@ def test_a_sum_that_is_never_set_back_is_named() -> None:
     assert found(printed, loss_of, "validation loss {:.6f}") == [("fault", "sum never set back")]
 
 
+@pytest.mark.parametrize(("text", "severity"), [("accuracy {:.5f}", "fault"), ("accuracy so far {:.5f}", "warning")])
+def test_a_mean_of_all_evaluations_so_far_is_told(text: str, severity: str) -> None:
+    """Both the right answers and the samples were counted on, unless the line says that this is meant."""
+
+    def printed(own: Sequence[float], all_of: Sequence[float]) -> float:
+        epochs = [over_samples(all_of[first : first + 3]) for first in range(0, len(all_of), 3)]
+        return sum(epochs) / len(epochs)
+
+    assert found(printed, share_right, text) == [(severity, "sum never set back")]
+
+
 def test_each_of_two_evaluations_may_be_printed() -> None:
     sets = Sets()
     with ProcessWatch() as process:

@@ -60,6 +60,7 @@ class _Evaluation:
     kind: str
     of_a_loader: bool
     before: float  # sum of all totals of that line that came earlier
+    earlier: float  # number of their samples
 
     def mean(self) -> float:
         """Over samples."""
@@ -84,6 +85,7 @@ class _Evaluation:
         results = {
             (UNEQUAL, "the mean of the batches' means"): sum(means) / batches,
             (SUM, "the sum of all evaluations so far"): (total + self.before) / samples,
+            (SUM, "the mean of all evaluations so far"): (total + self.before) / (samples + self.earlier),
             (OVER_SIZE, "the sum of the batches' means over the samples"): sum(means) / samples,
             (OTHER_NUMBER, "the sum over the number of full batches"): total / (batches * full),
             (OTHER_NUMBER, "the sum over the number of batches"): total / batches,
@@ -145,11 +147,12 @@ class PrintedEvaluations(Observer):
         results = []
         totals = [float(one.total) for one in self._batches]
         spans, before = _spans(self._batches), _sums_before(self._batches, totals)
+        earlier = _sums_before(self._batches, [float(one.samples) for one in self._batches])
         for (text, where), lines in self._lines.kinds.items():
             if len(lines) < LINES:
                 continue
             printed = [
-                _evaluations(self._batches, totals, range(first, last), spans, before)
+                _evaluations(self._batches, totals, range(first, last), spans, [before, earlier])
                 for first, last in pairwise([0, *(line.place for line in lines)])
             ]
             for column in columns(lines):
@@ -211,7 +214,7 @@ def _evaluations(
     totals: Sequence[float],
     printed: range,
     spans: Mapping[tuple[_Where, int], tuple[int, int]],
-    before: Sequence[float],
+    before: Sequence[Sequence[float]],
 ) -> dict[tuple[_Where, int], _Evaluation]:
     """Evaluations in some places, by line and by number of the pass, from the last one, −1, backwards; 0: all."""
     places: dict[_Where, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
@@ -230,7 +233,7 @@ def _evaluations(
                     [batches[place].samples for place in own],
                     batches[own[0]].kind,
                     key != 0 and turns[0] > 0,
-                    before[min(min(places) for places in passes.values())],
+                    *(sums[min(min(places) for places in passes.values())] for sums in before),
                 )
     return results
 
