@@ -95,3 +95,34 @@ def test_each_loss_has_the_inputs_of_its_own_forward() -> None:
                 (functional.cross_entropy(answers, labels[one]) + 0.1 * entropy).backward()
                 optimizer.step()
     assert [one.name for one in process.findings() if one.severity != "note"] == []
+
+
+def mixed_by(kind: str, x: Tensor, y: Tensor, model: nn.Module) -> Tensor:
+    """The loss of samples that are mixed in pairs."""
+    share, order, other = 0.3, torch.randperm(len(x)), torch.randperm(len(x))
+    y = y[order] if kind == "labels kept" else y
+    x = x[order] if kind == "labels kept" else x
+    answer = model(share * x + (1 - share) * x[other if kind == "labels kept" else order, :])
+    if kind == "labels kept":
+        return functional.cross_entropy(answer, y)
+    places = order if "one order" in kind else other
+    if "soft" in kind:
+        targets = functional.one_hot(y, 2).float()
+        return functional.cross_entropy(answer, share * targets + (1 - share) * targets[places])
+    losses = functional.cross_entropy(answer, y), functional.cross_entropy(answer, y[places])
+    return share * losses[0] + (1 - share) * losses[1]
+
+
+@pytest.mark.parametrize("kind", ["one order", "two orders", "one order, soft", "two orders, soft", "labels kept"])
+def test_targets_of_mixed_samples_are_those_that_were_mixed(kind: str) -> None:
+    torch.manual_seed(0)
+    x, model = torch.randn(COUNT, 4), nn.Linear(4, 2)
+    y = (x[:, 0] > 0).long()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ProcessWatch() as process:
+        for _ in range(8):
+            optimizer.zero_grad()
+            mixed_by(kind, x, y, model).backward()
+            optimizer.step()
+    named = [one.severity for one in process.findings() if one.name == "targets of other samples"]
+    assert named == ["fault"] * ("two orders" in kind)

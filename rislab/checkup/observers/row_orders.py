@@ -20,6 +20,8 @@ from rislab.checkup.rules import Code
 
 # Rows that tell anything, and the most of a source; results and forwards that are held; losses that must agree.
 ROWS, MOST, HELD, FORWARDS, AGREEING = 8, 200_000, 32, 4, 3
+# Orders of whole batches that are held; by what rows may be off from a mean of two, relative to their distance.
+ORDERS, ROUNDING = 8, 1e-4
 
 
 @dataclass(eq=False)
@@ -29,6 +31,7 @@ class _Taken:
     result: weakref.ReferenceType[Tensor]
     places: Tensor  # of the rows in the source, [R]
     size: int  # rows of the source
+    source: weakref.ReferenceType[Tensor]
 
     def order(self) -> Tensor | None:
         """All that the places are a part of, if it is one order of all rows of the source, [N]."""
@@ -38,18 +41,41 @@ class _Taken:
         order = self.places.as_strided((count,), (1,), 0)
         return order if torch.equal(order.sort().values, torch.arange(count, device=order.device)) else None
 
+    def is_mixed_into(self, value: Tensor) -> bool:
+        """Whether a tensor is a weighted mean of the source and of its rows in this order."""
+        source = self.source()
+        if source is None or source.shape != value.shape or not source.is_floating_point():
+            return False
+        first, second = source[:ROWS].flatten(), source[self.places[:ROWS]].flatten()
+        way, gone = (first - second).double(), (value[:ROWS].flatten() - second).double()
+        square = float(way @ way)
+        share = float(gone @ way) / square if square else 0.0
+        return 0 < share < 1 and float((gone - share * way).norm()) <= ROUNDING * square**0.5
+
+
+@dataclass(eq=False)
+class _Forward:
+    """A forward whose input rows are known."""
+
+    outputs: list[weakref.ReferenceType[Tensor]]
+    rows: tuple[Tensor, _Taken]
+    mixed: bool  # whether the input is a mean of two orders
+    targets: list[Tensor]  # of losses of the outputs so far, if it is
+
 
 class RowOrders(Observer):
     """Follows rows that are taken by an index, into inputs and targets, up to one of the first backwards."""
 
     def __init__(self) -> None:
         self._taken: list[_Taken] = []
-        # Outputs of forwards, and the rows that went into each.
-        self._forwards: list[tuple[list[weakref.ReferenceType[Tensor]], tuple[Tensor, _Taken]]] = []
+        self._orders: list[_Taken] = []  # of whole batches
+        self._forwards: list[_Forward] = []
         self._apart: list[str] = []  # where losses were given rows of two orders, or a set put together of them
         self._together = False  # whether rows of one order came
 
     def on_result(self, given: Sequence[Any], output: Any) -> None:
+        # x[places, :] is x[places].
+        given = [one[0] if isinstance(one, tuple) and _is_of_rows(one) else one for one in given]
         tensors = [one for one in given if isinstance(one, Tensor)]
         if (
             not isinstance(output, Tensor)
@@ -61,7 +87,8 @@ class RowOrders(Observer):
         source, places = tensors
         fits = places.dtype is torch.int64 and places.dim() == 1 and ROWS <= len(places) == len(output)
         if fits and source.dim() and output.shape[1:] == source.shape[1:] and output.dtype is source.dtype:
-            taken = _Taken(weakref.ref(output), places, len(source))
+            taken = _Taken(weakref.ref(output), places, len(source), weakref.ref(source))
+            self._orders = [*self._orders[1 - ORDERS :], taken] if len(places) == len(source) else self._orders
             self._taken = [*[one for one in self._taken if one.result() is not None][-HELD:], taken]
 
     def _rows_of(self, value: Tensor) -> tuple[Tensor, _Taken] | None:
@@ -85,22 +112,45 @@ class RowOrders(Observer):
             if len(known) == len(rows) == 2:
                 self._compare(*known)
 
+    def _mixture(self, value: Tensor) -> tuple[Tensor, _Taken] | None:
+        """The order of what was mixed with its own rows, and the tensor is the mean of."""
+        if not value.dim() or value.layout is not torch.strided or len(value) < ROWS:
+            return None
+        return next(((one.places, one) for one in reversed(self._orders) if one.is_mixed_into(value)), None)
+
     def on_forward_end(self, call: ForwardEvent) -> None:
-        rows = self._rows_of(call.inputs[0]) if self._taken and call.training and call.inputs else None
-        if rows is not None and torch.is_grad_enabled():
+        if not self._taken or not call.training or not call.inputs or not torch.is_grad_enabled():
+            return
+        rows = self._rows_of(call.inputs[0])
+        mixture = None if rows is not None else self._mixture(call.inputs[0])
+        if rows is not None or mixture is not None:
             outputs = [weakref.ref(value) for value in tensors_of(call.output)]
-            self._forwards = [*self._forwards[1 - FORWARDS :], (outputs, rows)]
+            forward = _Forward(outputs, rows or mixture, rows is None, [])  # type: ignore[arg-type]
+            self._forwards = [*self._forwards[1 - FORWARDS :], forward]
 
     def on_loss(self, call: LossEvent) -> None:
         given = loss_arguments(call) if self._forwards and torch.is_grad_enabled() else None
         if given is None or not given[0].requires_grad:
             return
-        rows = next(
-            (rows for outputs, rows in self._forwards if any(_is_part(given[0], one()) for one in outputs)), None
-        )
-        targets = self._rows_of(given[1]) if rows is not None else None
-        if rows is not None and targets is not None:
-            self._compare(rows, targets)
+        answers, target = given
+        forward = next((one for one in self._forwards if any(_is_part(answers, part()) for part in one.outputs)), None)
+        if forward is None:
+            return
+        rows = self._rows_of(target)
+        if not forward.mixed:
+            if rows is not None:
+                self._compare(forward.rows, rows)
+            return
+        # The targets of what was mixed are those of both, one after the other or mixed as well.
+        mixture = self._mixture(target)
+        if mixture is not None:
+            self._compare(forward.rows, mixture)
+        for other in forward.targets[-FORWARDS:]:
+            for one, source in ((target, other), (other, target)):
+                rows = self._rows_of(one)
+                if rows is not None and rows[1].source() is source:
+                    self._compare(forward.rows, rows)
+        forward.targets.append(target)
 
     def _compare(self, one: tuple[Tensor, _Taken], other: tuple[Tensor, _Taken]) -> None:
         (own, first), (others, second) = one, other
@@ -110,7 +160,7 @@ class RowOrders(Observer):
             self._apart.append(caller()[0])
 
     def end(self, error: BaseException | None) -> None:
-        self._taken, self._forwards = [], []
+        self._taken, self._orders, self._forwards = [], [], []
 
     def findings(self) -> list[Finding]:
         if len(self._apart) < AGREEING or self._together:
@@ -118,6 +168,11 @@ class RowOrders(Observer):
         text = f"{len(self._apart)} times inputs and targets came together whose rows were taken in two different "
         text += "orders of all samples, and never in one"
         return [as_fault(Code.ARGUMENTS, "targets of other samples", text, self._apart[0])]
+
+
+def _is_of_rows(index: tuple[Any, ...]) -> bool:
+    """Whether an index takes rows, and all of each."""
+    return len(index) > 1 and all(type(one) is slice and one == slice(None) for one in index[1:])
 
 
 def _is_part(value: Tensor, output: Tensor | None) -> bool:
