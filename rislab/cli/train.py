@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
     say = common.printer(options.json or rank > 0)
     phases = ", ".join(f"{phase.name} from epoch {epoch}" for epoch, phase in config.phase_starts())
     say(f"{config.preset}, {config.design}: {config.scenes} fresh scenes an epoch, {config.epochs} epochs; {phases}")
-    say(f"best constant on the {len(validation)} scenes of the validation: NMSE {line:.4f}")
+    say(f"best constant on the {len(validation)} scenes of the validation: NMSE {line:.5g}")
     last: EpochRecord | None = None
     progress = terminal.Progress(options.json or rank > 0)
     began = time.perf_counter()
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
                 continue
             progress.clear()
             last = record
-            losses = f"train {record.train:.4f}  validation {record.validation:.4f}"
+            losses = f"train {record.train:.5g}  validation {record.validation:.5g}"
             say(f"epoch {record.epoch:>3}  {losses}  {time.perf_counter() - began:6.0f} s")
             if options.json and rank == 0:
                 line_of_epoch = {"epoch": record.epoch, "train": record.train, "validation": record.validation}
@@ -79,6 +79,6 @@ def run(options: argparse.Namespace) -> int:
         path = Path(options.export)
         fields = {name: str(value) for name, value in dataclasses.asdict(config).items() if name != "scenes"}
         fields["scenes_an_epoch"] = str(config.scenes)
-        pretrained.save(path, model, config.scene_config(), {**fields, "validation_nmse": f"{last.validation:.6f}"})
+        pretrained.save(path, model, config.scene_config(), {**fields, "validation_nmse": f"{last.validation:.6g}"})
         say(f"weights: {path} ({path.stat().st_size / 1e6:.2f} MB)")
     return 0 if last.validation is not None and last.validation < line else 1

@@ -188,11 +188,11 @@ class WatchedLoop:
     findings: Findings
 
     def _repr_html_(self) -> str:
-        losses = ", ".join(f"{value:.4f}" for value in self.reported)
+        losses = ", ".join(f"{value:.5g}" for value in self.reported)
         return f"<p>NMSE as reported, epoch by epoch: {losses}</p>{self.findings._repr_html_()}"
 
     def __str__(self) -> str:
-        losses = ", ".join(f"{value:.4f}" for value in self.reported)
+        losses = ", ".join(f"{value:.5g}" for value in self.reported)
         return f"NMSE as reported, epoch by epoch: {losses}\n{self.findings}"
 
 
@@ -250,7 +250,7 @@ class LoopPair:
         if self.correct is None or self.faulty is None:
             return f"{self.name:<12} {self.missing}"
         columns = [
-            f"NMSE {one.reported[-1]:.4f}, {', '.join(f.name for f in one.findings.faults) or 'no fault'}"
+            f"NMSE {one.reported[-1]:.5g}, {', '.join(f.name for f in one.findings.faults) or 'no fault'}"
             for one in (self.correct, self.faulty)
         ]
         return f"{self.name:<12} {columns[0]:<24} {columns[1]}"

@@ -159,7 +159,7 @@ def cell_hover(cell: PrecisionCell) -> str:
     lines += [
         f"1 − cos {cell.direction_error:.1e}; relative L2 against a replay in float64 {cell.replay_error:.1e}",
         f"{1e3 * cell.seconds:.1f} ms a window, {cell.peak_bytes / 2**20:.2f} MiB at its peak",
-        f"{len(cell.windows)} windows, {cell.skipped} skipped, NMSE {cell.nmse:.4f} at the last",
+        f"{len(cell.windows)} windows, {cell.skipped} skipped, NMSE {cell.nmse:.5g} at the last",
         *textwrap.wrap(mode.why, 80),
     ]
     return "<br>".join(lines)

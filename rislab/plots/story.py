@@ -67,7 +67,7 @@ def last_over_n(replay: Replay) -> go.Figure:
     times = [count * loss for loss in reported]
     figure.add_scatter(x=numbers, y=times, mode="markers", marker=cross, name=f"reported × {count}")
     figure.add_scatter(x=numbers, y=reported, mode="lines", line={"color": VERMILLION}, name="reported")
-    figure.update_traces(hovertemplate="epoch %{x}<br>%{y:.6f}")
+    figure.update_traces(hovertemplate="epoch %{x}<br>%{y:.6g}")
     figure.update_xaxes(title_text="epoch", dtick=math.ceil(len(numbers) / 12))
     return figure.update_yaxes(title_text="loss (NMSE, dimensionless)", rangemode="tozero")
 
@@ -110,7 +110,7 @@ def fix_scores(fixes: Sequence[Fix]) -> go.Figure:
         "NMSE on fresh scenes, true": (true, {"symbol": "circle", "size": 8, "color": GREEN}),
     }
     for name, (values, marker) in markers.items():
-        what = "%{y}<br>%{x:.6f}"
+        what = "%{y}<br>%{x:.6g}"
         look = {"mode": "markers", "marker": marker, "cliponaxis": False}
         figure.add_scatter(x=values, y=[*range(len(rows))], name=name, **look, hovertemplate=what)
     figure.update_xaxes(title_text="at the end of the replay (NMSE or loss, dimensionless)", rangemode="tozero")
@@ -169,7 +169,7 @@ def _curves(replay: Replay) -> list[dict[str, Any]]:
         lost = sum(not math.isfinite(value) for value in y)
         label = f"{name} ({lost} of {len(y)} not finite)" if lost else name
         data = {"x": np.array(x, dtype=np.float64), "y": np.array(y, dtype=np.float64), "name": label}
-        what = "epoch %{x}<br>%{y:.6f}<extra>" + name + "</extra>"
+        what = "epoch %{x}<br>%{y:.6g}<extra>" + name + "</extra>"
         traces.append({"type": "scatter", "mode": "lines+markers", **data, **look, "hovertemplate": what})
     return traces
 
@@ -193,8 +193,8 @@ def replay_summary(replay: Replay) -> str:
     end, counters = replay.epoch_records[-1], replay.epoch_records[-1].counters
     constant = " (the same in all epochs)" if len({repr(score) for score in replay.validations}) == 1 else ""
     return (
-        f"At the end: train {end.train:.6f}, validation {replay.validations[-1]:.6f}{constant}; "
-        f"<b>true NMSE on fresh scenes {replay.fresh_nmse[-1]:.6f}</b>; "
+        f"At the end: train {end.train:.6g}, validation {replay.validations[-1]:.6g}{constant}; "
+        f"<b>true NMSE on fresh scenes {replay.fresh_nmse[-1]:.6g}</b>; "
         f"{counters.forwards} forwards, {counters.backwards} backwards, {counters.steps_applied} steps, "
         f"{counters.steps_skipped} skipped, {replay.idle_steps} that moved nothing; "
         f"{replay.zero_terms} loss terms always 0."

@@ -83,7 +83,7 @@ def check_oracle_blend(data: SceneBatch, beta: float, precision: str) -> Verdict
         abs(score - floor),
         "<=",
         1e-5,
-        f"loss_nmse of the truth at β = {beta:g} is {score:.4f}; its floor, computed: {floor:.4f}",
+        f"loss_nmse of the truth at β = {beta:g} is {score:.5g}; its floor, computed: {floor:.5g}",
     )
 
 
@@ -108,7 +108,7 @@ def check_identity(data: SceneBatch, precision: str) -> Verdict:
         OracleModel(data[:BATCH], lambda factor: eye.expand(len(factor), -1, -1)), data[:BATCH], precision=precision
     ).nmse
     return Verdict(
-        abs(score - line), "<=", 1e-4, f"identity scores {score:.4f} on {BATCH} scenes; closed form: {line:.4f}"
+        abs(score - line), "<=", 1e-4, f"identity scores {score:.5g} on {BATCH} scenes; closed form: {line:.5g}"
     )
 
 
@@ -220,7 +220,7 @@ def check_full_set(records: Sequence[Record], config: OverfitConfig) -> Verdict:
         return Verdict(math.nan, "<=", limit, "the run was stopped before its first epoch ended: nothing to check")
     last = ends[-1]
     count = f"{last.epoch}" if last.epoch == config.epochs else f"{last.epoch} of {config.epochs}"
-    sentence = f"NMSE of {config.scenes} scenes after {count} epochs (train {last.train:.4f} while it learned)"
+    sentence = f"NMSE of {config.scenes} scenes after {count} epochs (train {last.train:.5g} while it learned)"
     return Verdict(last.train_eval, "<=", limit, sentence)
 
 
@@ -238,7 +238,7 @@ def check_reported(records: Sequence[Record], config: OverfitConfig, data: Scene
     errors += [abs(end.train / _window_mean(records, end.epoch, "loss") - 1) for end in epoch_records(records)]
     worst = math.nan if any(math.isnan(error) for error in errors) else max(errors)
     sentence = (
-        f"relative error of reported losses: {epoch_records(frozen)[0].train:.6f} where {true.nmse_blended:.6f} is true"
+        f"relative error of reported losses: {epoch_records(frozen)[0].train:.6g} where {true.nmse_blended:.6g} is true"
     )
     return Verdict(worst, "<=", 1e-2 if config.precision in HALF else 1e-4, sentence)
 

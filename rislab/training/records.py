@@ -202,7 +202,7 @@ def loss_line(record: StepRecord) -> str:
     """`[LOSS] loss_nmse=… loss_nmse_pred=… | R_test.requires_grad=… | finite=…` of one window."""
     finite = abs(record.loss) < float("inf")
     return (
-        f"[LOSS] loss_nmse={record.loss_nmse:.4f} loss_nmse_pred={record.loss_nmse_pred:.4f} "
+        f"[LOSS] loss_nmse={record.loss_nmse:.5g} loss_nmse_pred={record.loss_nmse_pred:.5g} "
         f"| R_test.requires_grad={record.requires_grad} | finite={finite}"
     )
 
@@ -219,5 +219,5 @@ def epoch_line(record: EpochRecord) -> str:
     shown = ("val", record.validation) if record.validation is not None else ("eval", record.train_eval)
     return (
         f"Epoch {record.epoch:03d}/{record.epochs:03d} [{record.phase}] "
-        f"train {record.train:.4f}  {shown[0]} {shown[1]:.4f}"
+        f"train {record.train:.5g}  {shown[0]} {shown[1]:.5g}"
     )

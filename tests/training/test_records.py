@@ -8,6 +8,8 @@ import math
 import re
 from collections.abc import Iterator
 
+import pytest
+
 from rislab.training.records import (
     Counters,
     EpochRecord,
@@ -44,6 +46,18 @@ def test_console_prints_the_lines_of_the_story() -> None:
         "Epoch 001/030 [no-curriculum] train 0.8061  val 0.9217",
     ]
     assert re.fullmatch(r"Epoch \d{3}/\d{3} \[.*\] train \d\.\d{4}  val \d\.\d{4}", lines[-1])
+
+
+@pytest.mark.parametrize(
+    "loss, text", [(123456789.1234, "1.2346e+08"), (0.0000123456, "1.2346e-05"), (0.8061, "0.8061"), (math.inf, "inf")]
+)
+def test_printed_losses_have_five_significant_digits(loss: float, text: str) -> None:
+    window, end = example_records()
+    assert isinstance(window, StepRecord) and isinstance(end, EpochRecord)
+    windows = dataclasses.replace(window, loss_nmse=loss, loss_nmse_pred=loss)
+    first, _, last = console([windows, dataclasses.replace(end, train=loss, validation=loss)])
+    assert first.startswith(f"[LOSS] loss_nmse={text} loss_nmse_pred={text} |")
+    assert last.endswith(f"] train {text}  val {text}")
 
 
 def test_records_survive_json_with_every_digit() -> None:
