@@ -107,11 +107,20 @@ def side_charts_dict(runs: Sequence[Run], *, unit: str = "steps") -> dict[str, A
         layout[f"yaxis{suffix}"] = axis | ({"rangemode": "tozero"} if suffix else {"type": "log"} if runs else {})
         layout[f"yaxis{suffix}"] |= {} if runs else {"range": [0, 1]}
         place = {"x": 0, "xanchor": "left", "y": row[1], "font": {"size": 12}}
-        layout["annotations"].append({**CHART_TITLE, **place, "text": name})
+        lines = [trace for trace in data if trace["yaxis"] == f"y{suffix}"]
+        layout["annotations"].append({**CHART_TITLE, **place, "text": name + _legend_of(lines), "align": "left"})
     layout[f"xaxis{len(ROWS)}"]["title"] = {"text": UNITS[unit], "standoff": 2, "font": small}
     if runs:
         layout["yaxis"] |= _few_ticks([trace["y"] for trace in data if trace["yaxis"] == "y"])
     return {"data": data, "layout": layout}
+
+
+def _legend_of(lines: Sequence[dict[str, Any]]) -> str:
+    """The names of lines beside their colours, two in the first row, for a title; "" for one line alone."""
+    if len(lines) < 2:
+        return ""
+    names = [f"<span style='color:{line['line']['color']}'>■</span> {line['name'].split()[-1]}" for line in lines]
+    return f": {' '.join(names[:2])}{'<br>' if names[2:] else ''}{' '.join(names[2:])}"
 
 
 def _empty_sides() -> list[dict[str, Any]]:

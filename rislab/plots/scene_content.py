@@ -102,6 +102,7 @@ def _map(name: str, view: SpectraView, spectrum: str, *, stale: bool, cut_points
     made = {
         "name": name,
         "title": TITLES[name],
+        "by": f"MUSIC, {name}" if view.posterior is None else "posterior mean",  # the estimates
         "colour": COLOURS[name],
         "dash": PATTERNS[name],
         "stale": stale,
@@ -135,7 +136,7 @@ def source_rows(analysis: SceneAnalysis) -> list[Any]:
             estimate = scale * float(getattr(peaks, name)[0, slot])
             error, bound = (scale * float(getattr(each, name)[0, source]) for each in (matching, limit))
             cells += [f"{estimate:.2f}".replace("-", "−"), f"{error:+.3f}".replace("-", "−")]
-            cells += [f"±{bound:.2g}" if math.isfinite(bound) else "none"]
+            cells += [f"±{bound:#.2g}".rstrip(".") if math.isfinite(bound) else "none"]
         rows.append(cells)
     return rows
 

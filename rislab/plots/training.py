@@ -319,7 +319,9 @@ def epoch_counts(records: Sequence[Record]) -> go.Figure:
         title = f"{one} {sign} {other}<br>in {share} of {len(pairs)} epochs" if pairs else "no epochs counted"
         figure.layout.annotations[column - 1].text = title.replace("_", " ")
         figure.update_yaxes(title_text=axis, rangemode="tozero", col=column)
-    figure.update_xaxes(title_text="epoch", tickformat="d", dtick=1 if len(pairs) <= 16 else None)
+    # By itself an axis with "≠" over its bars would begin at an epoch 0, and the one beside it would not.
+    span = [numbers[0] - 0.6, numbers[-1] + 0.6] if numbers else None
+    figure.update_xaxes(title_text="epoch", tickformat="d", dtick=1 if len(pairs) <= 16 else None, range=span)
     figure.update_annotations(font_size=14)
     return figure.update_layout(template=template(), height=460, margin_t=76, bargap=0.25)
 

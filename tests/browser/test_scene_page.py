@@ -16,6 +16,9 @@ from tests.browser.chromium import OVERLAPS
 SETTINGS = SceneSettings.of("classroom", covariance="truth")
 LARGEST = 8e6  # bytes of the page with all its sliders
 SCENE = "document.querySelector('.rislab-scene')"
+CURVE = f"{SCENE}.querySelector('.range .marks > svg path:last-child')"  # of the exact covariance
+# Pixels from the frame of the range cut down to the lowest point of that curve.
+BELOW = f"() => {CURVE}?.getBBox().y + {CURVE}?.getBBox().height - {CURVE}?.ownerSVGElement.viewBox.baseVal.height"
 MAP = f"{SCENE}.querySelector('canvas').source"
 
 
@@ -53,6 +56,10 @@ def test_a_page_shows_every_position_of_its_sliders_without_a_network(browser: A
         if width > 420:  # the table scrolls in a narrow window
             assert page.evaluate(f"({OVERLAPS})({SCENE})") == []
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+        # The frame is as deep as the flattest curve: others leave it, and do not run along its border.
+        page.get_by_label("table of").select_option("sample")
+        page.wait_for_function(f"({BELOW})() > 50")
+        assert page.evaluate(f"getComputedStyle({CURVE}.ownerSVGElement).overflow") == "hidden"
         assert (asked, errors) == ([path.as_uri()], [])
         context.close()
 

@@ -637,6 +637,14 @@ def test_side_charts_without_a_run_have_axes() -> None:
     assert "log" not in str(empty["layout"]["yaxis"])
 
 
+def test_the_titles_of_the_side_charts_name_their_lines(headless: None) -> None:
+    panel = panels.overfit(CONFIG)
+    asyncio.run(awaited(panel))
+    titles = [re.sub("<.*?>", "", note["text"]) for note in side_charts_dict(panel.runs)["layout"]["annotations"]]
+    assert titles[:3] == ["gradient norm: ■ backbone ■ head", "learning rate: ■ backbone ■ head", "loss scale"]
+    assert titles[3] == "event counts: ■ forwards ■ backwards■ applied ■ ticks ■ skipped"
+
+
 def test_ticks_of_a_logarithmic_axis_have_room() -> None:
     assert log_ticks(-1.0, 0.1)["ticktext"][:4] == ["0.1", "0.2", "0.5", "1"]
     assert len(log_ticks(-32.0, 0.0)["tickvals"]) <= 7

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
+import torch
 
 from rislab.music.scene_view import SceneAnalysis, SceneExplorer, SceneSettings
 from rislab.plots.scene import scene_figure, scene_figure_dict
@@ -73,6 +75,15 @@ def test_a_source_that_is_not_found_is_said(explorer: SceneExplorer) -> None:
     analysis = explorer.analyse(SETTINGS.changed(covariance="sample", snr_db=-10.0, places=places))
     missed = 2 - int(analysis.matching.hit.sum())
     assert missed > 0 and source_rows(analysis).count("missed") == missed
+
+
+@pytest.mark.parametrize("bound, text", [(0.1, "±0.10"), (0.0104, "±0.010"), (12.3, "±12")])
+def test_the_bound_has_two_digits_also_where_the_last_is_zero(
+    analysis: SceneAnalysis, bound: float, text: str
+) -> None:
+    limits = torch.full_like(analysis.bound.range, bound)
+    rows = source_rows(dataclasses.replace(analysis, bound=dataclasses.replace(analysis.bound, range=limits)))
+    assert {row[8] for row in rows if row != "missed"} == {text}
 
 
 def test_a_row_of_a_source_is_its_estimate_error_and_bound(analysis: SceneAnalysis) -> None:

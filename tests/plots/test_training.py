@@ -356,6 +356,8 @@ def test_ledger_counts_per_epoch() -> None:
         "forwards ≠ backwards<br>in 2 of 3 epochs",
         "steps applied ≠ scheduler ticks<br>in 2 of 3 epochs",
     ]
+    # Both charts have the same epochs, and none that was not.
+    assert figure.layout.xaxis.range == figure.layout.xaxis2.range == (0.4, 3.6)
 
 
 def test_ledger_of_a_sound_run_has_no_mismatch() -> None:

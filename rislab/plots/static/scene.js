@@ -97,7 +97,8 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
       if (stops) inputs.push(put(box, "output", { for: id }));
     }
     if (kind === "number" || (kind === "range" && !stops)) {
-      const own = kind === "range" ? { "aria-label": `${said}, as a number` } : { id, "aria-label": said };
+      const short = Number.isInteger(step) ? { class: "short" } : {};
+      const own = kind === "range" ? { "aria-label": `${said}, as a number` } : { id, "aria-label": said, ...short };
       const input = put(box, "input", { type: "number", step: "any", title: help, ...own });
       const take = () => change(name, parse(input.value), false);
       input.onchange = take;
@@ -258,7 +259,10 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
     paintMaps(size);
     if (cut) paintCut(size);
     if (table) paintTable(size);
-    if (note.words !== content.note) note.innerHTML = note.words = content.note ?? "";
+    if (note.words !== (content.note ?? "")) {
+      note.innerHTML = note.words = content.note ?? "";
+      if (note.words) note.scrollIntoView({ block: "nearest" }); // it stands below all that was on the screen
+    }
     root.dataset.state = content.state;
     root.dataset.answers = content.answers;
   }
@@ -521,7 +525,7 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
     });
   }
   function paintScale({ aside }, map) {
-    const words = map.stale ? "of the scene before, follows soon" : `−${depth(map).toFixed(depth(map) < 10 ? 1 : 0)} dB`;
+    const words = map.stale ? "of an earlier scene, follows at rest" : `−${depth(map).toFixed(depth(map) < 10 ? 1 : 0)} dB`;
     if (aside.words === words) return;
     aside.words = words;
     aside.replaceChildren(words);
@@ -603,14 +607,16 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
       }
       put(svg, "line", { x1: here, x2: here, y1: at.top, y2: at.bottom, style: "stroke:var(--soft);stroke-dasharray:4 3" });
     }
-    const legend = [];
+    const legend = [], [across, down] = [at.right - at.left, at.bottom - at.top];
+    const frame = put(svg, "svg", { x: at.left, y: at.top, width: across, height: down,
+      viewBox: `${at.left} ${at.top} ${across} ${down}` });
     for (const map of shown) {
       const values = bytes(map.cut.data), count = values.length;
       const d = Array.from(values, (v, i) => {
-        const px = at.left + (i / (count - 1)) * (at.right - at.left);
-        return `${i ? "L" : "M"}${px.toFixed(1)},${Math.min(y(map.cut.low * (1 - v / 255)), at.bottom).toFixed(1)}`;
+        const px = at.left + (i / (count - 1)) * across;
+        return `${i ? "L" : "M"}${px.toFixed(1)},${y(map.cut.low * (1 - v / 255)).toFixed(1)}`;
       }).join(" ");
-      put(svg, "path", { d, style: `stroke:${map.colour};stroke-width:1.8;fill:none;stroke-dasharray:${map.dash}` });
+      put(frame, "path", { d, style: `stroke:${map.colour};stroke-width:1.8;fill:none;stroke-dasharray:${map.dash}` });
       legend.push([map.name, map.colour, map.dash]);
     }
     const key = whole.parentNode.querySelector(".aside"), words = JSON.stringify(legend);
@@ -636,7 +642,7 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
     const bare = parts.truth === false, columns = ["estimate", ...(bare ? [] : ["error"]), ...(bare || parts.bound === false ? [] : ["bound"])];
     table.replaceChildren();
     const one = put(table, "table"), head = put(one, "thead"), top = put(head, "tr"), under = put(head, "tr");
-    put(top, "th", { scope: "col", style: "text-align:left" }, map ? map.name : "");
+    put(top, "th", { scope: "col", style: "text-align:left" }, map ? map.by : "");
     for (const group of ["azimuth (°)", "elevation (°)", "range (m)"]) put(top, "th", { class: "group", colspan: columns.length, scope: "colgroup" }, group);
     put(under, "th", { scope: "col", style: "text-align:left" }, "source");
     for (let i = 0; i < 3; i++) for (const name of columns) put(under, "th", { scope: "col" }, name);
