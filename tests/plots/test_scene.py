@@ -78,9 +78,7 @@ def test_a_source_that_is_not_found_is_said(explorer: SceneExplorer) -> None:
 
 
 @pytest.mark.parametrize("bound, text", [(0.1, "±0.10"), (0.0104, "±0.010"), (12.3, "±12")])
-def test_the_bound_has_two_digits_also_where_the_last_is_zero(
-    analysis: SceneAnalysis, bound: float, text: str
-) -> None:
+def test_the_bound_has_two_digits_also_where_the_last_is_zero(analysis: SceneAnalysis, bound: float, text: str) -> None:
     limits = torch.full_like(analysis.bound.range, bound)
     rows = source_rows(dataclasses.replace(analysis, bound=dataclasses.replace(analysis.bound, range=limits)))
     assert {row[8] for row in rows if row != "missed"} == {text}
