@@ -7,7 +7,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from rislab.plots.style import BLUE, CHART_TITLE, COUNTER_STYLES, GREY, VERMILLI
 HEIGHT = 440
 POINTS, MEDIANS = 500, 300  # of a curve on the page; the records hold all
 SIDES = ("gradient norm", "learning rate", "loss scale", "event counts")
-ROWS = ([0.8, 0.96], [0.54, 0.7], [0.28, 0.44], [0.02, 0.18])  # of these, each under its title
+ROWS = ([0.81, 0.96], [0.57, 0.72], [0.33, 0.48], [0.02, 0.19])  # of these, each under its title
 BELOW = 0.36  # of the figure of the losses, for the strip
 LONG = 1e3  # from which on the numbers of a linear axis need more room
 MARGIN = {"t": 64, "b": 40, "l": 64, "r": 12}
@@ -35,16 +35,22 @@ UNMEASURED = {"automargin": False, "ticklabeloverflow": "allow"}
 UNITS = {"samples": "samples", "epochs": "epochs", "steps": "optimiser steps"}
 _COUNTS = ("count steps_applied", "count steps_skipped", "count forwards", "count backwards")
 COMPARED = (*_COUNTS[:2], "train", "train_eval", "validation", *_COUNTS[2:])
+Strip: TypeAlias = tuple[list[dict[str, Any]], dict[str, Any]]  # its traces, and the ticks of its axis
 NOWHERE: dict[str, Any] = {"type": "scatter", "x": [None], "y": [None]}
 HEAD = ("run", "state", "epoch", "steps", "skipped", "train", "eval, same data", "validation", "forwards", "backwards")
 
 
-def figure_dict(runs: Sequence[Run], title: str, *, log: bool = True, unit: str = "steps") -> dict[str, Any]:
+def figure_dict(
+    runs: Sequence[Run], title: str, strip: Strip | None = None, *, log: bool = True, unit: str = "steps"
+) -> dict[str, Any]:
     """Losses of all runs, and what fed the steps of the last one.
+
+    While curves alone grow, and neither title nor strip are new, the layout is the same, and a page has half the work.
 
     Args:
         runs: oldest first.
         title: of the figure.
+        strip: from fed_strip(), perhaps of a moment ago; None takes that of now.
         log: whether the loss axis is logarithmic.
         unit: of the axis across, a key of UNITS.
     """
@@ -59,16 +65,16 @@ def figure_dict(runs: Sequence[Run], title: str, *, log: bool = True, unit: str 
         if (end := _end_of(drawn[1])) is not None and not old:
             ends.append((f"<span style='color:{style.colour}'>■</span> {_wrapped(name)}", *end))
     reach = _reach(runs, unit)
-    lines: list[dict[str, Any]] = []
     if runs:
         levels = level_lines(runs[-1].levels, 0.0, reach, places=2)
         data += [{**level, "showlegend": False} for level in levels]
         ends += [(f"{name} {value:.3g}", reach, value) for name, value in runs[-1].levels.items()]
-        lines, _ = epoch_lines(_across(runs[-1], unit, "epoch end").tolist())
     span = _span(data, log)
-    strip, ticks = fed_strip(runs[-1] if runs else None)
-    data += [*_key(data, runs), end_labels(ends, 1.01 * reach, span, log), *strip]
-    layout = _layout(title, [{**line, "y0": BELOW} for line in lines], log, unit)
+    bars, ticks = strip or fed_strip(runs[-1] if runs else None)
+    data += [*_key(data, runs), end_labels(ends, 1.02 * reach, span, log), *bars]
+    if runs:
+        data.insert(0, _epoch_ends(_across(runs[-1], unit, "epoch end").tolist(), span, log))
+    layout = _layout(title, log, unit)
     layout["xaxis"]["range"], layout["yaxis"]["range"] = [0, reach], span
     layout["yaxis"] |= log_ticks(*span) if log else {"nticks": 6, "exponentformat": "e"}
     if not log and span[1] > LONG:
@@ -146,7 +152,7 @@ def table(runs: Sequence[Run]) -> str:
         rows.append([run.label(runs[0].config), run.state, *cells, where])
     if len(runs) == 2 and all(run.history.last is not None for run in runs):
         rows.append(_ratios(*runs))
-    return html_table((*HEAD, "records"), rows, label="runs", numbers=range(2, 11), row_title=0, size=12)
+    return html_table((*HEAD, "records"), rows, label="runs", numbers=range(2, 10), row_title=0, size=12)
 
 
 def _ratios(one: Run, other: Run) -> list[object]:
@@ -167,7 +173,7 @@ def _ratios(one: Run, other: Run) -> list[object]:
     ]
 
 
-def _layout(title: str, lines: list[dict[str, Any]], log: bool, unit: str) -> dict[str, Any]:
+def _layout(title: str, log: bool, unit: str) -> dict[str, Any]:
     small = {"size": 11}
     loss = {"domain": [BELOW, 1], "type": "log" if log else "linear", "title": {"text": "loss: NMSE (dimensionless)"}}
     across = {"domain": [0, 1], "anchor": "y", "showgrid": False, "nticks": 6, "tickfont": small, "zeroline": False}
@@ -180,7 +186,6 @@ def _layout(title: str, lines: list[dict[str, Any]], log: bool, unit: str) -> di
         "title": {"text": title, "font": {"size": 14}, "y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 8}},
         "legend": {"x": 0, "xanchor": "left", "y": 1.01, "yanchor": "bottom", **key},
         "uirevision": f"rislab {log} {unit}",
-        "shapes": lines,
         "annotations": [],
         "bargap": 0.15,
         "xaxis": {**across, "title": {"text": f"{UNITS[unit]} (thin lines: epochs)", "standoff": 2, "font": small}},
@@ -245,6 +250,16 @@ def _wrapped(name: str) -> str:
     return "<br>".join(textwrap.wrap(name, 19, max_lines=2, placeholder=" …"))
 
 
+def _epoch_ends(ends: Sequence[float], span: Sequence[float], log: bool) -> dict[str, Any]:
+    """Thin lines at the ends of epochs, as one curve: shapes would be another layout at each epoch."""
+    lines, _ = epoch_lines(ends)
+    heights = [10**end if log else end for end in span]
+    x = [place for line in lines for place in (line["x0"], line["x1"], None)]
+    look = {"mode": "lines", "line": {"color": GREY, "width": 0.5}, "hoverinfo": "skip"}
+    where = {"x": x, "y": [*heights, None] * len(lines), "showlegend": False}
+    return {"type": "scatter", "name": "ends of epochs", **where, **look}
+
+
 def _key(data: Sequence[dict[str, Any]], runs: Sequence[Run]) -> list[dict[str, Any]]:
     """What lines and symbols mean, for the legend: grey, since colours tell runs apart."""
     names = {trace["name"] for trace in data}
@@ -265,7 +280,7 @@ def _key(data: Sequence[dict[str, Any]], runs: Sequence[Run]) -> list[dict[str, 
     ]
 
 
-def fed_strip(run: Run | None) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def fed_strip(run: Run | None) -> Strip:
     """Which micro-batches fed the last steps of a run, as bars, and the ticks of their axis.
 
     A bar is a micro-batch, its height the weight in its step: 1 is its exact share, 0 one that was lost.

@@ -14,14 +14,16 @@ from rislab.faults.comparison import shows_in_training
 from rislab.panels.base import say, see
 from rislab.panels.knobs import knob, labelled
 from rislab.panels.run import Run, folders
-from rislab.panels.training_plot import UNITS, figure_dict, side_charts_dict, table
+from rislab.panels.training_plot import UNITS, fed_strip, figure_dict, side_charts_dict, table
 from rislab.plots.diff import Diff
 from rislab.plots.style import ERROR_COLOUR
 from rislab.sanity.overfit_config import OverfitConfig
 from rislab.training.records import epoch_line
 
 CORRECT = "nothing: the correct loop"
-TEXT_SECONDS = 0.5  # between two texts of a run that goes on: nobody reads faster, and each is a message of its own
+# Between two texts of a run that goes on, and two strips: nobody reads faster, each text is a message of its own, and
+# between two strips the curves alone are drawn.
+TEXT_SECONDS = 0.5
 SLOW_SECONDS = 1.0  # between two drawings of the side charts, which took two fifths of a redraw, and two tables
 NOW = " · now: "  # in the tooltip of a button that can do nothing
 ACCUMULATION = (1, 2, 4, 8, 16, 32, 64)
@@ -81,7 +83,7 @@ class TrainingView:
         self.runs = labelled(widgets.Dropdown, "run", "230px")
         self.folders = labelled(widgets.Dropdown, "folder", "285px")
         self.unit = labelled(widgets.Dropdown, "x axis", "140px", options=[*UNITS], value="steps")
-        self.fault = labelled(widgets.Dropdown, "break", "250px", options=[CORRECT, *_faults()])
+        self.fault = labelled(widgets.Dropdown, "break", "290px", options=[CORRECT, *_faults()])
         self.log, self.compare, self.diff = (
             widgets.ToggleButton(value=name == "log axis", description=name, tooltip=tip, layout={"width": "90px"})
             for name, tip in (
@@ -95,7 +97,9 @@ class TrainingView:
         )
         self.texts = {name: widgets.HTML() for name in ("batch", "line", "verdict", "source", "numbers")}
         self.texts["line"].layout = {"flex": "1 1 0", "min_width": "0"}
-        self._paces = {"line": Pace(TEXT_SECONDS), "numbers": Pace(SLOW_SECONDS), "sides": Pace(SLOW_SECONDS)}
+        self._paces = {name: Pace(TEXT_SECONDS) for name in ("line", "strip")}
+        self._paces |= {name: Pace(SLOW_SECONDS) for name in ("numbers", "sides")}
+        self._strip = panel.state, fed_strip(None)
         self.plot = panel.plot(figure_dict((), panel.state))
         self.side_charts = panel.plot(side_charts_dict(()))
         self.box = self._built()
@@ -195,11 +199,12 @@ class TrainingView:
 
     def _figure(self) -> dict[str, Any]:
         runs = self.shown_runs()
-        if self._paces["numbers"].is_due(
-            [(run.name, run.state) for run in runs], running=self.panel.state == "running"
-        ):
+        about, running = [(run.name, run.state) for run in runs], self.panel.state == "running"
+        if self._paces["numbers"].is_due(about, running=running):
             self.texts["numbers"].value = table(runs)
-        return figure_dict(runs, self.panel.title(), log=self.log.value, unit=self.unit.value)
+        if self._paces["strip"].is_due(about, running=running):
+            self._strip = self.panel.title(), fed_strip(runs[-1] if runs else None)
+        return figure_dict(runs, *self._strip, log=self.log.value, unit=self.unit.value)
 
     def _enable(self) -> None:
         """A button that could do nothing now cannot be pressed, and its tooltip says why."""

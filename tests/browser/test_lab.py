@@ -47,7 +47,7 @@ AbortSignal.timeout = (milliseconds) => {
   return controller.signal;
 };
 """
-CURVE = "[...document.querySelector('.js-plotly-plot').data[0].y].join()"
+CURVE = "[...document.querySelector('.js-plotly-plot').data[1].y].join()"
 # Controls that a screen reader could not name.
 NAMELESS = """(() => {
   const controls = document.querySelectorAll(".jp-OutputArea-output :is(input, select, button, [role=slider])");

@@ -30,6 +30,7 @@ PLAYED = """async (source) => {
   };
   window.show = (number) => { attributes.figure = figure(number); calls["change:figure"](); };
   window.drawn = () => attributes.drawn;
+  window.take = (name, value) => { attributes[name] = value; calls[`change:${name}`](); };
   const address = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
   await (await import(address)).default.render({ model, el: document.querySelector("#plot") });
 }"""
@@ -107,3 +108,41 @@ def test_a_plot_keeps_its_height_when_the_window_is_resized(page: Any) -> None:
         page.wait_for_function(f"document.querySelector('.main-svg').getBoundingClientRect().width === {width}")
         box = page.locator(".js-plotly-plot").bounding_box()
         assert (box["width"], box["height"]) == (width, 440)
+
+
+def test_where_points_alone_move_the_curves_alone_are_drawn_and_the_picture_is_the_same(page: Any) -> None:
+    axes = {f"{side}axis": {"range": [0, 9]} for side in "xy"}
+    curves = [
+        {"type": "scatter", "mode": "lines+markers", "x": [1, 2], "y": [1, 2], "customdata": [1, 2]},
+        {"type": "bar", "x": [6, 7], "y": [3, 4], "marker": {"color": ["red", "blue"]}},
+        {"type": "scatter", "mode": "text", "x": [5], "y": [5], "text": ["label"]},
+    ]
+    figure = {
+        "number": 2,
+        "data": curves,
+        "layout": {"height": 440, "title": {"text": "2"}, "showlegend": False, **axes},
+    }
+    page.evaluate("(figure) => take('figure', figure)", figure)
+    page.wait_for_function(f"{TITLE} === '2'")
+    page.wait_for_timeout(300)
+    page.evaluate("""() => { window.whole = 0; window.part = 0;
+      const plot = document.querySelector(".js-plotly-plot");
+      plot.on("plotly_afterplot", () => { window.whole++; }); plot.on("plotly_animated", () => { window.part++; }); }""")
+    moved = {"0": {"set": {"x": [1, 2, 3], "y": [4, 2, 6], "customdata": [1, 2, 3]}}, "2": {"set": {"y": [8]}}}
+    picture = "document.querySelector('.cartesianlayer').innerHTML"
+    before = page.evaluate(picture)
+    page.evaluate("(traces) => take('patch', { base: 2, number: 3, count: 3, traces })", moved)
+    page.wait_for_function("window.part === 1")
+    after = page.evaluate(picture)
+    assert page.evaluate("window.whole") == 0 and after != before
+    # A theme, a width, a title or the colour of a bar is drawn with all of the figure.
+    page.evaluate("() => { document.body.dataset.jpThemeLight = 'true'; }")
+    page.wait_for_function("window.whole === 1")
+    assert page.evaluate(picture) == after
+    for number, news in enumerate(
+        ({"layout": {"set": {"title": {"text": "4"}}}}, {"traces": {"1": {"set": {"marker": {"color": "red"}}}}}), 4
+    ):
+        patch = {"base": number - 1, "number": number, "count": 3, "traces": {}, **news}
+        page.evaluate("(patch) => take('patch', patch)", patch)
+        page.wait_for_function(f"window.whole === {number - 2}")
+    assert page.evaluate("window.part") == 1 and page.evaluate(TITLE) == "4"

@@ -60,6 +60,15 @@ function patched(state) {
   state.attributes.figure = { number, data, layout: changed(old.layout, layout) };
   return true;
 }
+// Whether a patch moves points of curves, and changes nothing else: axes, titles and the legend may stay as they are.
+const POINTS = ["x", "y", "text", "hovertext", "customdata"];
+function movesPoints({ base, count, traces, layout }, { data }) {
+  const curve = ([place, { set = {}, tail = {}, gone }]) => data[place].type === "scatter" && !gone
+    && Object.keys({ ...set, ...tail }).every((name) => POINTS.includes(name));
+  return base && !layout && count === data.length && data.every(({ type }) => type === "scatter" || type === "bar")
+    && Object.entries(traces).every(curve);
+}
+const AT_ONCE = { mode: "immediate", frame: { duration: 0, redraw: false }, transition: { duration: 0 } };
 // Behind its curves an axis has as many pixels for their labels as the figure asks for, however wide the page is.
 function makeRoom({ meta, margin, xaxis }, width) {
   const across = meta?.room && (width - margin.l - margin.r) * (xaxis.domain[1] - xaxis.domain[0]);
@@ -107,10 +116,12 @@ export default {
     el.appendChild(node);
     if (!Plotly) { el.textContent = "plotly.js did not load; the figures below are static."; return; }
     let busy = false, waiting = false, listening = false, stale = false, near = true;
+    let points = false; // whether since the last drawing only points have moved
     let width = 0; // of the last drawing
     let took = 0; // milliseconds that the last drawing took, painting included
     let answered = 0, told = 0; // the last number that the kernel was told, and how long drawing took then
-    function show() {
+    function show(moved = false) {
+      points = points && moved;
       stale = true;
       catchUp();
     }
@@ -129,10 +140,17 @@ export default {
         busy = false;
       }
     }
+    // Half the work of a whole drawing. Of all traces: those that are not named would be taken away.
+    function movePoints(data) {
+      const part = (trace) => Object.fromEntries(POINTS.filter((name) => name in trace).map((name) => [name, trace[name]]));
+      return Plotly.animate(node, { data: data.map(part), traces: [...data.keys()] }, AT_ONCE);
+    }
     async function drawOnce() {
       stale = false;
       const { number, ...packed } = state.get("figure"), { data, layout } = unpacked(packed);
       if (!layout) return;
+      const move = points;
+      points = true;
       const began = performance.now();
       layout.template = model.get("templates")[dark() ? "dark" : "light"];
       const options = { responsive: true, displaylogo: false, ...model.get("options") };
@@ -142,7 +160,7 @@ export default {
       makeRoom(layout, width);
       try {
         // A node that is taken out of the page while it draws may never answer.
-        await Promise.race([Plotly.react(node, data, layout, options), late(5000)]);
+        await Promise.race([move ? movePoints(data) : Plotly.react(node, data, layout, options), late(5000)]);
       } catch (error) {
         console.error("rislab: a drawing failed and is made anew:", error);
         await Plotly.newPlot(node, data, layout, options);
@@ -171,13 +189,15 @@ export default {
         if (Object.keys(moved).length) tell("shape", { moved });
       });
     }
-    const observer = new MutationObserver(show);
+    const observer = new MutationObserver(() => show());
     observer.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light"] });
     function take() {
-      if (patched(state)) show();
+      const moved = movesPoints(state.get("patch"), state.get("figure"));
+      if (patched(state)) show(moved);
       else tell("lost", { number: state.get("figure").number });
     }
-    state.on("change:figure", show);
+    const anew = () => show();
+    state.on("change:figure", anew);
     state.on("change:patch", take);
     patched(state);
     await draw(); // the first time in any case: it takes its room
@@ -196,7 +216,7 @@ export default {
       sight.disconnect();
       size.disconnect();
       document.removeEventListener("visibilitychange", catchUp);
-      state.off("change:figure", show);
+      state.off("change:figure", anew);
       state.off("change:patch", take);
       Plotly.purge(node);
     };
