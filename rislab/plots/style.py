@@ -24,8 +24,9 @@ Array = NDArray[np.float64]
 STATIC = Path(__file__).parent / "static"
 
 # Okabe and Ito's colours. Their orange and sky blue are too pale for lines on white: they only fill cells. Two other
-# colours replace them, so that each curve has a contrast of 3:1 on white and on #111.
-BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
+# colours replace them, and their purple is a shade darker, so that each curve has a contrast of 3:1 on the papers of
+# pages, white or nearly so, and on #111.
+BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CA76A5", "#E69F00", "#56B4E9"
 OCHRE, VIOLET = "#998045", "#ab73ff"
 COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, OCHRE, VIOLET)
 BLACK, WHITE = "#111111", "#ffffff"  # the darkest and the brightest page

@@ -127,7 +127,8 @@ def test_where_points_alone_move_the_curves_alone_are_drawn_and_the_picture_is_t
     page.wait_for_timeout(300)
     page.evaluate("""() => { window.whole = 0; window.part = 0;
       const plot = document.querySelector(".js-plotly-plot");
-      plot.on("plotly_afterplot", () => { window.whole++; }); plot.on("plotly_animated", () => { window.part++; }); }""")
+      plot.on("plotly_afterplot", () => { window.whole++; });
+      plot.on("plotly_animated", () => { window.part++; }); }""")
     moved = {"0": {"set": {"x": [1, 2, 3], "y": [4, 2, 6], "customdata": [1, 2, 3]}}, "2": {"set": {"y": [8]}}}
     picture = "document.querySelector('.cartesianlayer').innerHTML"
     before = page.evaluate(picture)
