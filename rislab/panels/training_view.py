@@ -42,11 +42,15 @@ MORE = {  # field → label, width, options of knob()
 class Pace:
     """When something is to be made anew: at once if it is about something else or nothing goes on, else now and then.
 
+    Attributes:
+        made: place for what was made last.
+
     Args:
         seconds: between two of them while something goes on.
     """
 
     def __init__(self, seconds: float) -> None:
+        self.made: Any = None
         self._seconds = seconds
         self._about: object = None
         self._due = 0.0
@@ -99,7 +103,6 @@ class TrainingView:
         self.texts["line"].layout = {"flex": "1 1 0", "min_width": "0"}
         self._paces = {name: Pace(TEXT_SECONDS) for name in ("line", "strip")}
         self._paces |= {name: Pace(SLOW_SECONDS) for name in ("numbers", "sides")}
-        self._strip = panel.state, fed_strip(None)
         self.plot = panel.plot(figure_dict((), panel.state))
         self.side_charts = panel.plot(side_charts_dict(()))
         self.box = self._built()
@@ -202,9 +205,10 @@ class TrainingView:
         about, running = [(run.name, run.state) for run in runs], self.panel.state == "running"
         if self._paces["numbers"].is_due(about, running=running):
             self.texts["numbers"].value = table(runs)
-        if self._paces["strip"].is_due(about, running=running):
-            self._strip = self.panel.title(), fed_strip(runs[-1] if runs else None)
-        return figure_dict(runs, *self._strip, log=self.log.value, unit=self.unit.value)
+        strip = self._paces["strip"]
+        if strip.is_due(about, running=running):
+            strip.made = self.panel.title(), fed_strip(runs[-1] if runs else None)
+        return figure_dict(runs, *strip.made, log=self.log.value, unit=self.unit.value)
 
     def _enable(self) -> None:
         """A button that could do nothing now cannot be pressed, and its tooltip says why."""
