@@ -32,6 +32,7 @@ from rislab.checkup.observers.frozen import FrozenTensors
 from rislab.checkup.observers.gradient_use import GradientUse
 from rislab.checkup.observers.graph_patterns import GraphPatterns
 from rislab.checkup.observers.hand_updates import HandUpdates
+from rislab.checkup.observers.idle_statements import IdleStatements
 from rislab.checkup.observers.input_changes import InputChanges
 from rislab.checkup.observers.loaders import LoaderPasses
 from rislab.checkup.observers.loss_arguments import LossArguments
@@ -284,6 +285,7 @@ def standard_observers() -> list[Observer]:
         loaders,
         targets,
         HandUpdates(),
+        IdleStatements(),
         FinalProbes(targets),
     ]
 

@@ -110,7 +110,7 @@ _OF_THE_LOOP = (
                 "optimiser state lost at resume", "average of the last weights alone", "nothing was loaded",
                 "requires_grad of a module", "requires_grad misspelt", "one layer in all places",
                 "tied weights come apart", "tensors of one storage", "units that stay equal", "layer of dead units",
-                "weights set back"),
+                "weights set back", "weights made in the forward"),
         reference=f"{DOCS}optim.html#constructing-it",
     ),
     Rule(
@@ -182,7 +182,8 @@ _OF_THE_LOOP = (
                 "samplers differ between ranks", "not judged", "always the first batch", "loader without a batch",
                 "samples that are never drawn", "classes that training never had", "straight-through without detach",
                 "loss is maximised", "sums that keep one of their terms", "one buffer in all samples",
-                "log-probability of another sample", "entropy is lowered", "sample without a gradient"),
+                "log-probability of another sample", "entropy is lowered", "sample without a gradient",
+                "statement that does nothing"),
         reference=STEP,
     ),
     Rule(

@@ -128,6 +128,29 @@ def test_a_teacher_that_is_not_trained_belongs_in_evaluation_mode(kind: str) -> 
     assert found == (["frozen network in training mode"] if kind in ("in training mode", "with a gradient") else [])
 
 
+@pytest.mark.parametrize("kind", ["in training mode", "frozen", "in evaluation mode", "trained now and then"])
+def test_a_teacher_that_was_trained_before_belongs_in_evaluation_mode(kind: str) -> None:
+    torch.manual_seed(0)
+    teacher, student = network(nn.Dropout(0.5)), network(nn.ReLU())
+    with ProcessWatch() as process:
+        for trained, steps in ((teacher, 20), (student, 60)):
+            optimizer = torch.optim.SGD(trained.parameters(), lr=0.01)
+            if trained is student:
+                teacher.train(kind != "in evaluation mode").requires_grad_(kind != "frozen")
+            for step in range(steps):
+                with torch.set_grad_enabled(kind == "frozen"):
+                    target = teacher(X).detach() if trained is student else X[:, :2]
+                optimizer.zero_grad()
+                nn.functional.mse_loss(trained(X), target).backward()
+                optimizer.step()
+                if kind == "trained now and then" and step % 12 == 11:
+                    other = torch.optim.SGD(teacher.parameters(), lr=0.01)
+                    teacher(X).square().mean().backward()
+                    other.step()
+    found = [one.name for one in process.findings() if one.code == "C12"]
+    assert found == (["frozen network in training mode"] if kind in ("in training mode", "frozen") else [])
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_statistics_of_a_frozen_network_before_the_trained_one_stay(training: bool) -> None:
     torch.manual_seed(0)

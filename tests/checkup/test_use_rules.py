@@ -298,7 +298,72 @@ def a_large_dropout_after_transforms(faulty: bool) -> None:
             optimizer.step()
 
 
+class Scaled(nn.Module):
+    """A scale that the forward makes anew, or that is there from the beginning."""
+
+    def __init__(self, anew: bool) -> None:
+        super().__init__()
+        self.anew, self.body, self.scale = anew, nn.Linear(4, 1), nn.Parameter(torch.ones(()))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.anew:
+            self.scale = nn.Parameter(torch.ones(()))
+        return self.body(inputs) * self.scale
+
+
+def a_scale_made_in_the_forward(faulty: bool) -> None:
+    torch.manual_seed(0)
+    model = Scaled(faulty)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    for _ in range(6):
+        inputs, target = batch()
+        optimizer.zero_grad()
+        own_loss(model(inputs), target).backward()
+        optimizer.step()
+        if not faulty:  # a weight that is replaced outside of the forward is changed by hand
+            model.scale.data = model.scale.data.clamp(min=0.1)
+
+
+def a_body_that_is_unfrozen(faulty: bool) -> None:
+    torch.manual_seed(0)
+    body, head = nn.Linear(4, 8), nn.Linear(8, 1)
+    model = nn.Sequential(body.requires_grad_(False), nn.Tanh(), head)
+    optimizer = torch.optim.Adam(head.parameters(), lr=0.01)
+    for step in range(20):
+        if step == 6:
+            body.requires_grad_(True)
+            if not faulty:
+                optimizer.add_param_group({"params": body.parameters()})
+        inputs, target = batch()
+        optimizer.zero_grad()
+        own_loss(model(inputs), target).backward()
+        optimizer.step()
+
+
+def a_head_replaced_after_a_pretraining(faulty: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 4))
+    first = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(6):
+        inputs, _ = batch()
+        first.zero_grad()
+        own_loss(model(inputs), inputs).backward()
+        first.step()
+    second = torch.optim.AdamW(model.parameters(), lr=0.01)
+    model[2] = nn.Linear(8, 1)
+    if not faulty:
+        second = torch.optim.AdamW(model.parameters(), lr=0.01)
+    for _ in range(6):
+        inputs, target = batch()
+        second.zero_grad()
+        own_loss(model(inputs), target).backward()
+        second.step()
+
+
 LOOPS: dict[str, tuple[Loop, str]] = {
+    "a head that is replaced": (a_head_replaced_after_a_pretraining, "optimiser holds stale parameters"),
+    "a scale made in the forward": (a_scale_made_in_the_forward, "weights made in the forward"),
+    "a body that is unfrozen": (a_body_that_is_unfrozen, "tensors that no optimiser holds"),
     "a large network after transforms": (a_large_network_after_transforms, "tensors that no optimiser holds"),
     "dropout of a large network after transforms": (a_large_dropout_after_transforms, "dropout in evaluation mode"),
     "a tensor that is no parameter": (a_tensor_that_is_no_parameter, "tensors that no optimiser holds"),

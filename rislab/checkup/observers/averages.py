@@ -29,7 +29,7 @@ from rislab.checkup.rules import Code
 LOOK, FIRST, DISTANCE, RARER = 2, 40, 16, 8
 # Weights of an optimiser that are looked at, copies of each, and looks for copies that were put in place of others.
 # Stored states of a network are near it too, and never move: they must not take the place of its average.
-WEIGHTS, COPIES, RENEWALS = 8, 16, 4
+WEIGHTS, COPIES, RENEWALS = 8, 16, 12
 # So many optimisers are followed: a loop that makes them again and again has no average of one.
 OPTIMIZERS = 4
 # A copy is at most so far from its weight, relative to it, when it is found.
@@ -41,7 +41,7 @@ MOST_OF_IT, MOST_MOVES = 0.9, 8
 # A share that differs from 1 by no more is that of a hard copy.
 A_COPY = 1e-3
 # An average that takes so much of the new weights, by one share each time, has its decay the wrong way round.
-NEARLY_ALL, ALIKE = 0.985, 5e-4
+NEARLY_ALL, ALIKE = 0.975, 5e-4
 # One that begins fast, as where the decay grows with the steps, has slowed down after so many moves in a row.
 MUCH_OF_IT, MANY_MOVES = 0.3, 30
 # A copy that has grown by this factor over its weight is no mean of it.

@@ -91,7 +91,11 @@ class _Network:
     norms: list[Any]  # its layers with running statistics
     drops: bool  # whether it has a dropout
     first: float  # a number of its first weight, which tells whether it moves
+    parameters: frozenset[int] = frozenset()  # identities of its weights
     stepped: bool = False  # whether an optimiser stepped one of its tensors
+    last_step: int = 0  # number of the last step of an optimiser that holds it
+    # A last step, its weights after that, and forwards in training mode since.
+    since: tuple[int, float, _Forwards] = field(default_factory=lambda: (0, 0.0, _Forwards()))
     trained: _Forwards = field(default_factory=_Forwards)
     evaluated: _Forwards = field(default_factory=_Forwards)
     training_mode: _Forwards = field(default_factory=_Forwards)
@@ -111,7 +115,13 @@ class _Network:
         norms = [one for one in layers if isinstance(one, NORMS) and one.running_mean is not None]
         drops = any(isinstance(one, DROPOUTS) and one.p > 0 for one in layers)
         drops |= any(isinstance(one, nn.RNNBase | nn.MultiheadAttention) and one.dropout > 0 for one in layers)
-        return cls(module, norms, drops, _first_weight(module))
+        return cls(module, norms, drops, _first_weight(module), frozenset(map(id, nn.Module.parameters(module))))
+
+    def note_since(self, call: ForwardEvent, step: int) -> None:
+        """One more forward in training mode; those before the last step of its optimiser tell no more."""
+        if self.since[0] != self.last_step or not self.since[2].count:
+            self.since = self.last_step, _first_weight(self.module), _Forwards()
+        self.since[2].note(call, step)
 
     def note_statistics(self) -> None:
         """An evaluation: have its weights moved since the last one, and its statistics not?"""
@@ -137,7 +147,7 @@ class NetworkModes(Observer):
 
     def __init__(self, steps: StepCount) -> None:
         self._count = steps
-        self._looks = defaultdict[tuple[bool, bool], Looks](Looks)  # by gradients and mode
+        self._looks = defaultdict[tuple[bool, ...], Looks](Looks)  # by gradients, mode, and whether it is frozen
         self._steps = Looks()
         self._networks: dict[int, _Network] = {}
         self._outputs: dict[int, int] = {}  # the last outputs, by memory: network that gave them
@@ -148,7 +158,8 @@ class NetworkModes(Observer):
         if isinstance(module, _WRAPPERS):
             module = module.module
         key = id(module)
-        if not self._looks[gradients, call.training].wanted_at(module):
+        frozen = gradients and not getattr(next(nn.Module.parameters(module), None), "requires_grad", True)
+        if not self._looks[gradients, call.training, frozen].wanted_at(module):
             return
         if key not in self._networks:
             if (
@@ -170,6 +181,7 @@ class NetworkModes(Observer):
             network.trained.note(call, self._count.total)
             network.normalised |= any(one.training for one in network.norms)
         if call.training:
+            network.note_since(call, self._count.total)
             self._look_at_frozen(network)
 
     def _connect(self, key: int, call: ForwardEvent) -> None:
@@ -212,6 +224,7 @@ class NetworkModes(Observer):
         network.never_moved = (network.never_moved or caller()[0] or "?") if first else ""
 
     def after_step(self, optimizer: Optimizer) -> None:
+        self.count_steps(optimizer, 1)
         if self._steps.wanted_at(optimizer):
             held = self._held[optimizer] = set(map(id, tensors_held(optimizer)))
             for network in self._networks.values():
@@ -221,12 +234,19 @@ class NetworkModes(Observer):
         """Whether an optimiser has stepped one of its tensors."""
         return network.stepped or any(_holds(network.module, held) for held in self._held.values())
 
+    def count_steps(self, optimizer: Optimizer, steps: int) -> None:
+        held = self._held.get(optimizer, set())
+        for network in self._networks.values():
+            if not network.parameters.isdisjoint(held):
+                network.last_step = self._count.total
+
     def findings(self) -> list[Finding]:
         results = []
         for network in self._networks.values():
             trained = self._is_trained(network)
             name = type(network.module).__name__
             results += self._of_trained(network, name) if trained else self._of_frozen(network, name)
+            results += self._of_trained_before(network, name) if trained else []
             results += _of_momentum(network, name) if trained and network.normalised else []
             if network.never_moved and (trained or self._is_copy(network)):
                 text = f"{name} was evaluated after many steps with all running means 0 and all variances 1"
@@ -300,6 +320,20 @@ class NetworkModes(Observer):
             return _of_statistics(network, name, runs)
         layers = "dropout" if network.drops else "BatchNorm"
         text = f"{name} has {layers}, is trained by no optimiser, and answers in training mode: {runs.count} forwards"
+        return [as_warning(Code.MODE, "frozen network in training mode", text, runs.where)]
+
+    def _of_trained_before(self, network: _Network, name: str) -> list[Finding]:
+        """A network that was trained, and then answers in training mode while others are."""
+        last, weights, runs = network.since
+        long = self._count.total - last >= max(STEPS, self._count.total / 4) and last == network.last_step
+        if not long or len(runs.steps) < AGREEING or max(runs.steps) - min(runs.steps) < STEPS or runs.are_rare():
+            return []
+        evaluated = any(last < step < self._count.total for step in network.evaluated.steps)
+        if not (network.drops or network.norms) or _first_weight(network.module) != weights or evaluated:
+            return []
+        layers = "dropout" if network.drops else "BatchNorm"
+        text = f"{name} has {layers}, and its training was over after {last} steps; it answers in training mode in "
+        text += f"the {self._count.total - last} steps of others that follow"
         return [as_warning(Code.MODE, "frozen network in training mode", text, runs.where)]
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
@@ -10,12 +13,27 @@ from rislab.checkup.findings import Finding, as_fault, as_warning, listed
 from rislab.checkup.recording.events import ForwardEvent, Observer
 from rislab.checkup.recording.living_objects import living_optimizers
 from rislab.checkup.recording.optimizers import tensors_held
-from rislab.checkup.recording.tensors import may_live_on
+from rislab.checkup.recording.tensors import few_coordinates, has_numbers, is_readable, may_live_on
 from rislab.checkup.rules import Code
 
 # So many forwards of a network are looked into; so many networks, and modules, are remembered, and live as long; by so
 # many operations an attribute may be made of a parameter.
 FORWARDS, NETWORKS, MODULES, DEPTH = 8, 6, 64, 4
+# Frozen tensors of a network that are looked at; steps with a gradient, and forwards, that are no accident.
+FROZEN, STEPS, AGAIN = 8, 8, 3
+
+
+@dataclass
+class _Frozen:
+    """A weight that was frozen when its network was first called."""
+
+    name: str  # with its network's class
+    value: Tensor  # itself
+    first: Tensor  # a few of its numbers then
+    steps: int = 0  # before which it had a gradient
+
+    def has_moved(self) -> bool:
+        return not torch.equal(few_coordinates(self.value), self.first)
 
 
 class UnregisteredTensors(Observer):
@@ -29,11 +47,27 @@ class UnregisteredTensors(Observer):
         self._plain: list[tuple[str, nn.Module, Tensor, Tensor]] = []
         self._first: dict[int, tuple[Tensor, float]] = {}
         self._held: set[int] = set()  # tensors of optimisers
+        self._begun: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()  # forwards in training
+        self._weights: dict[str, nn.Parameter] = {}  # of the network whose forward runs
+        self._made: dict[str, int] = {}  # how often a forward made a weight anew, by name
+        self._frozen: list[_Frozen] = []
         self._findings: list[Finding] = []
         self.missed: list[str] = []  # names of tensors that got gradients, never moved, and are in no optimiser
 
+    def on_forward(self, module: nn.Module, training: bool) -> None:
+        """What a network holds before a forward it holds after it, too."""
+        self._weights = {}
+        if training and torch.is_grad_enabled() and self._begun.get(module, 0) < FORWARDS:
+            self._begun[module] = self._begun.get(module, 0) + 1
+            self._weights = dict(nn.Module.named_parameters(module))
+
     def on_forward_end(self, call: ForwardEvent) -> None:
         """Look into the first forwards of each network."""
+        for name, weight in nn.Module.named_parameters(call.module) if self._weights else ():
+            if name in self._weights and self._weights[name] is not weight:
+                words = f"{type(call.module).__name__}.{name}"
+                self._made[words] = self._made.get(words, 0) + 1
+        self._weights = {}
         looks = self._looked.get(call.network, 0)
         if looks >= FORWARDS or not call.training or not torch.is_grad_enabled():
             return
@@ -48,21 +82,35 @@ class UnregisteredTensors(Observer):
             self._findings += _repeated_layers(call.module)
             for name, module, value, leaf in _plain_tensors(call.module):
                 self._plain.append((name, module, value, leaf))
-                self._first[id(leaf)] = leaf, _fingerprint(leaf)
+                self._remember(leaf)
+            frozen = [one for one in nn.Module.named_parameters(call.module) if not one[1].requires_grad]
+            some = [(f"{type(call.module).__name__}.{name}", value) for name, value in frozen if is_readable(value)]
+            self._frozen += [_Frozen(name, value, few_coordinates(value)) for name, value in some[:FROZEN]]
         registered = set(map(id, call.module.modules())) - {id(call.module)}
         for module in call.inner:
             if id(module) not in registered and len(self._modules) < MODULES and id(module) not in self._modules:
                 self._modules[id(module)] = module, call.module
                 for value in nn.Module.parameters(module):
-                    self._first[id(value)] = value, _fingerprint(value)
+                    self._remember(value)
+
+    def _remember(self, value: Tensor) -> None:
+        """What is on the meta device, as some libraries make for the shapes alone, has no numbers."""
+        if has_numbers(value):
+            self._first[id(value)] = value, _fingerprint(value)
 
     def on_optimizer(self, optimizer: Optimizer) -> None:
         """What steps holds its tensors: for most loops, no other optimiser need be looked for."""
         self._held |= set(map(id, tensors_held(optimizer)))
 
+    def before_step(self, optimizer: Optimizer, closure: bool) -> None:
+        """Has what was frozen a gradient by now?"""
+        for one in self._frozen:
+            one.steps += one.value.requires_grad and one.value.grad is not None
+
     def end(self, error: BaseException | None) -> None:
         """Look at the gradients that are there, and at what optimisers hold."""
-        if self._plain or any(self._missed(module) for module, _ in self._modules.values()):
+        unfrozen = [one for one in self._frozen if one.steps >= STEPS and one.value.requires_grad]
+        if self._plain or unfrozen or self._made or any(self._missed(module) for module, _ in self._modules.values()):
             self._held |= {id(value) for one in living_optimizers() for value in tensors_held(one)}
         for module, caller in self._modules.values():
             missed = self._missed(module)
@@ -73,6 +121,15 @@ class UnregisteredTensors(Observer):
                 text = f"{type(module).__name__}{where}: {len(missed)} tensors got gradients and never moved: "
                 name = "tensors that no optimiser holds"
                 self._findings.append(as_fault(Code.WEIGHTS, name, text + listed(missed)))
+        again = [name for name, count in self._made.items() if count >= AGAIN]
+        if again:
+            text = f"the forward makes {len(again)} weights anew each time, and what was made before is gone: "
+            self._findings.append(as_fault(Code.WEIGHTS, "weights made in the forward", text + listed(again)))
+        late = [one.name for one in unfrozen if id(one.value) not in self._held and not one.has_moved()]
+        if late:
+            text = f"{len(late)} tensors were frozen at first, got gradients in {max(one.steps for one in unfrozen)} "
+            text += f"steps since, and never moved: {listed(late)}"
+            self._findings.append(as_fault(Code.WEIGHTS, "tensors that no optimiser holds", text))
         plain = [
             f"{type(module).__name__}.{name}"
             for name, module, value, leaf in self._plain
@@ -83,7 +140,7 @@ class UnregisteredTensors(Observer):
         if plain:
             text = f"{len(plain)} tensors that are no nn.Parameter got gradients and never moved: {listed(plain)}"
             self._findings.append(as_fault(Code.WEIGHTS, "tensors that no optimiser holds", text))
-        self._plain = []
+        self._plain, self._frozen = [], []
 
     def _missed(self, module: nn.Module) -> list[str]:
         """Names of tensors that got gradients, never moved, and that no known optimiser holds."""

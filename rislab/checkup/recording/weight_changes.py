@@ -27,6 +27,7 @@ class WeightChanges:
     def __init__(self, samples: GradientSamples) -> None:
         self._samples = samples
         self._first: dict[str, Tensor] = {}
+        self._begun: dict[str, int] = {}  # identities then, by name
         self._trained: set[int] = set()
         self._with_gradient: Counter[int] = Counter()  # at the first steps
         self._steps = 0
@@ -36,16 +37,17 @@ class WeightChanges:
         """Remember the values of the weights."""
         # With a dimension more: the search for averages of the weights must not take it for one.
         self._first = {name: value.detach()[None].clone() for name, value in self._samples.trainable()}
+        self._begun = {name: id(value) for name, value in self._samples.trainable()}
         trace.tensors = len(self._first)
 
     def at_step(self) -> None:
         """Note which tensors of the optimiser have a gradient."""
         held = self._samples.optimised()
-        self._unheld |= {
-            id(value): name
-            for name, value in self._samples.named
-            if id(value) not in held and value.requires_grad and value.grad is not None
-        }
+        for name, value in self._samples.named:
+            if id(value) not in held and value.requires_grad and value.grad is not None:
+                if id(value) not in self._unheld and self._begun.get(name, 0) not in (0, id(value)):
+                    self._first[name] = value.detach()[None].clone()  # another one has taken its place
+                self._unheld[id(value)] = name
         given = [value for value in tensors_held(self._samples.optimizer) if value.grad is not None]
         self._trained |= set(map(id, given))
         if given and self._steps < STEPS:
@@ -62,7 +64,8 @@ class WeightChanges:
             value.requires_grad or id(value) in self._trained for value in values
         )
         foreign = [value for value in values if id(value) not in {id(own) for _, own in weights}]
-        orphans = [value for value in foreign if id(value) not in self._trained]
+        replaced = {self._begun.get(name) for name in self._unheld.values()} - {*self._unheld}
+        orphans = [value for value in foreign if id(value) not in self._trained or id(value) in replaced]
         missed = [(name, value) for name, value in trainable if id(value) not in held]
         # A network in half precision may follow copies of its weights in float32.
         copies = trace.copies = any(

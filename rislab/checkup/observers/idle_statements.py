@@ -1,0 +1,90 @@
+"""Statements that do nothing: a method that is named and not called, and a result that nobody keeps."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torch.optim.optimizer import Optimizer
+
+from rislab.checkup.findings import Finding, as_fault
+from rislab.checkup.recording.call_stack import caller
+from rislab.checkup.recording.events import Observer, Roots
+from rislab.checkup.recording.source_text import last_word, syntax_tree
+from rislab.checkup.rules import Code
+
+# Methods of networks, optimisers, schedulers and losses that do nothing until they are called.
+METHODS = ("eval", "train", "zero_grad", "step", "backward")
+# Functions that give a new tensor, and leave the gradient as it is.
+OUT_OF_PLACE = ("clamp", "clip", "div", "mul", "nan_to_num")
+# So many forwards without gradients, steps and backwards tell which lines of a file run.
+EVENTS = 240
+
+
+class IdleStatements(Observer):
+    """Reads the functions and branches in which steps, backwards and evaluations stand."""
+
+    def __init__(self) -> None:
+        self._lines: set[tuple[str, int]] = set()  # that have run, with their files
+        self._left = {"step": EVENTS, "backward": EVENTS, "evaluation": EVENTS}
+
+    def _note(self, kind: str) -> bool:
+        """Keep the lines that led here; whether no more are needed."""
+        if self._left[kind]:
+            self._left[kind] -= 1
+            places = (one.rpartition(":") for one in caller()[1])
+            self._lines |= {(name, int(line)) for name, _, line in places if name.endswith(".py")}
+        return not self._left[kind]
+
+    def on_forward(self, module: nn.Module, training: bool) -> None:
+        if not torch.is_grad_enabled():
+            self._note("evaluation")
+
+    def on_backward(self, roots: Roots) -> bool:
+        return self._note("backward")
+
+    def before_step(self, optimizer: Optimizer, closure: bool) -> bool:
+        return self._note("step")
+
+    def findings(self) -> list[Finding]:
+        results = []
+        for name in sorted({name for name, _ in self._lines}):
+            tree = syntax_tree(name)
+            lines = {line for one, line in self._lines if one == name}
+            for node in [] if tree is None else _that_ran(tree.body, lines):
+                if text := _idle(node.value):
+                    where = f"{name}:{node.lineno}"
+                    results.append(as_fault(Code.LOSSES, "statement that does nothing", text, where))
+        return results
+
+
+def _that_ran(body: list[ast.stmt], lines: set[int]) -> Iterator[ast.Expr]:
+    """The expressions among statements, without functions and branches of which no line is known to have run."""
+    for node in body:
+        if isinstance(node, ast.Expr):
+            yield node
+        parts = [getattr(node, one, None) or [] for one in ("body", "orelse", "finalbody")]
+        parts += [one.body for one in getattr(node, "handlers", [])]
+        for part in parts if isinstance(node, ast.stmt) else []:
+            always = isinstance(node, ast.For | ast.With | ast.ClassDef)
+            last = max((one.end_lineno or 0 for one in part), default=0)
+            if part and (always or any(part[0].lineno <= line <= last for line in lines)):
+                yield from _that_ran(part, lines)
+
+
+def _idle(node: ast.expr) -> str:
+    """What an expression fails to do, "" if it may do something."""
+    if isinstance(node, ast.Attribute) and node.attr in METHODS:
+        return f"{ast.unparse(node)} is named and not called: it lacks its parentheses"
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div | ast.Mult):
+        word = last_word(node.left)
+        return f"the result of {ast.unparse(node)} is not kept" if "loss" in word.lower() or word == "lr" else ""
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute) or node.func.attr not in OUT_OF_PLACE:
+        return ""
+    of_torch = last_word(node.func.value) == "torch"
+    changed = next(iter(node.args), None) if of_torch else node.func.value
+    if changed is None or last_word(changed) != "grad" or any(one.arg == "out" for one in node.keywords):
+        return ""
+    return f"{ast.unparse(node)} gives a new tensor, which is not kept: the gradient stays as it is"

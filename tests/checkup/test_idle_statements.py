@@ -1,0 +1,60 @@
+"""Methods that are named and not called, and results that are dropped, are named; what does something is not."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+from rislab.checkup.process_watch import ProcessWatch
+
+LOOP = """
+import torch
+model = torch.nn.Linear(3, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+def evaluate(model):
+    {evaluate}
+    with torch.no_grad():
+        return model(torch.randn(8, 3)).square().mean()
+def never(model):
+    model.eval
+for step in range(3):
+    optimizer.zero_grad()
+    loss = model(torch.randn(8, 3)).square().mean()
+    loss.backward()
+    {before}
+    optimizer.step()
+    if step > 5:
+        optimizer.zero_grad
+    evaluate(model)
+    model.train()
+"""
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "before", "expected"),
+    [
+        ("model.eval", "pass", "model.eval is named and not called"),
+        ("model.eval()", "optimizer.zero_grad", "optimizer.zero_grad is named"),
+        ("model.eval()", "loss / 4", "the result of loss / 4 is not kept"),
+        ("model.eval()", "optimizer.param_groups[0]['lr'] * 0.5", "* 0.5 is not kept"),
+        ("model.eval()", "[p.grad for p in model.parameters()][0].clamp(-1, 1)", ""),
+        ("model.eval()", "for p in model.parameters(): p.grad.clamp(-1, 1)", "p.grad.clamp(-1, 1) gives a new tensor"),
+        ("model.eval()", "for p in model.parameters(): torch.nan_to_num(p.grad)", "gives a new tensor"),
+        ("model.eval()", "for p in model.parameters(): torch.nan_to_num(p.grad, out=p.grad)", ""),
+        ("model.eval()", "for p in model.parameters(): p.grad.clamp_(-1, 1)", ""),
+        ("model.eval()", "loss /= 4", ""),
+    ],
+)
+def test_a_statement_that_does_nothing(evaluate: str, before: str, expected: str, tmp_path: Path) -> None:
+    script = tmp_path / "loop.py"
+    script.write_text(LOOP.format(evaluate=evaluate, before=before))
+    with ProcessWatch() as process:
+        runpy.run_path(str(script))
+    found = [one for one in process.findings() if one.name == "statement that does nothing"]
+    assert len(found) == bool(expected)
+    assert all(expected in one.evidence and one.severity == "fault" for one in found)
+    lines = script.read_text().splitlines()
+    wrong = evaluate if "eval" in expected else before
+    assert [one.where for one in found] == [f"{script}:{lines.index(f'    {wrong}') + 1}"] * len(found)
