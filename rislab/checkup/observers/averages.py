@@ -358,7 +358,7 @@ class MovingAverages(Observer):
             self._visited += 1
             copies = self._copies[optimizer] = CopiesOfOne(optimizer)
         if copies is not None:
-            copies.before_step(self._observes, self._networks.values())
+            copies.before_step(self._observes, [*self._networks.values()])
 
     def may_count(self) -> int:
         """Copies are read in pairs of steps."""
