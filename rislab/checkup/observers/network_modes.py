@@ -83,6 +83,22 @@ class _Average:
     equal: bool = False
 
 
+class _Pause:
+    """The time since the last step of an optimiser that holds a network, and its forwards in training mode since."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.parameters = frozenset(map(id, nn.Module.parameters(module)))
+        self.last_step = self.begun = 0  # number of the last step, and of that after which forwards are kept
+        self.weight = 0.0  # what the weights were then, in one number
+        self.forwards = _Forwards()
+
+    def note(self, call: ForwardEvent, module: nn.Module, step: int) -> None:
+        """One more forward; those before the last step tell no more."""
+        if self.begun != self.last_step or not self.forwards.count:
+            self.begun, self.weight, self.forwards = self.last_step, _first_weight(module), _Forwards()
+        self.forwards.note(call, step)
+
+
 @dataclass(eq=False)
 class _Network:
     """One network, with the layers that depend on its mode."""
@@ -91,11 +107,7 @@ class _Network:
     norms: list[Any]  # its layers with running statistics
     drops: bool  # whether it has a dropout
     first: float  # a number of its first weight, which tells whether it moves
-    parameters: frozenset[int] = frozenset()  # identities of its weights
     stepped: bool = False  # whether an optimiser stepped one of its tensors
-    last_step: int = 0  # number of the last step of an optimiser that holds it
-    # A last step, its weights after that, and forwards in training mode since.
-    since: tuple[int, float, _Forwards] = field(default_factory=lambda: (0, 0.0, _Forwards()))
     trained: _Forwards = field(default_factory=_Forwards)
     evaluated: _Forwards = field(default_factory=_Forwards)
     training_mode: _Forwards = field(default_factory=_Forwards)
@@ -115,13 +127,7 @@ class _Network:
         norms = [one for one in layers if isinstance(one, NORMS) and one.running_mean is not None]
         drops = any(isinstance(one, DROPOUTS) and one.p > 0 for one in layers)
         drops |= any(isinstance(one, nn.RNNBase | nn.MultiheadAttention) and one.dropout > 0 for one in layers)
-        return cls(module, norms, drops, _first_weight(module), frozenset(map(id, nn.Module.parameters(module))))
-
-    def note_since(self, call: ForwardEvent, step: int) -> None:
-        """One more forward in training mode; those before the last step of its optimiser tell no more."""
-        if self.since[0] != self.last_step or not self.since[2].count:
-            self.since = self.last_step, _first_weight(self.module), _Forwards()
-        self.since[2].note(call, step)
+        return cls(module, norms, drops, _first_weight(module))
 
     def note_statistics(self) -> None:
         """An evaluation: have its weights moved since the last one, and its statistics not?"""
@@ -150,6 +156,7 @@ class NetworkModes(Observer):
         self._looks = defaultdict[tuple[bool, ...], Looks](Looks)  # by gradients, mode, and whether it is frozen
         self._steps = Looks()
         self._networks: dict[int, _Network] = {}
+        self._pauses: dict[int, _Pause] = {}  # of each network
         self._outputs: dict[int, int] = {}  # the last outputs, by memory: network that gave them
         self._held: WeakKeyDictionary[Optimizer, set[int]] = WeakKeyDictionary()  # their tensors, while they live
 
@@ -167,7 +174,7 @@ class NetworkModes(Observer):
                 or next(nn.Module.parameters(module), None) is None
             ):
                 return
-            self._networks[key] = _Network.of(module)
+            self._networks[key], self._pauses[key] = _Network.of(module), _Pause(module)
         network = self._networks[key]
         self._connect(key, call)
         if not gradients:
@@ -181,7 +188,7 @@ class NetworkModes(Observer):
             network.trained.note(call, self._count.total)
             network.normalised |= any(one.training for one in network.norms)
         if call.training:
-            network.note_since(call, self._count.total)
+            self._pauses[key].note(call, module, self._count.total)
             self._look_at_frozen(network)
 
     def _connect(self, key: int, call: ForwardEvent) -> None:
@@ -236,17 +243,17 @@ class NetworkModes(Observer):
 
     def count_steps(self, optimizer: Optimizer, steps: int) -> None:
         held = self._held.get(optimizer, set())
-        for network in self._networks.values():
-            if not network.parameters.isdisjoint(held):
-                network.last_step = self._count.total
+        for pause in self._pauses.values():
+            if not pause.parameters.isdisjoint(held):
+                pause.last_step = self._count.total
 
     def findings(self) -> list[Finding]:
         results = []
-        for network in self._networks.values():
+        for key, network in self._networks.items():
             trained = self._is_trained(network)
             name = type(network.module).__name__
             results += self._of_trained(network, name) if trained else self._of_frozen(network, name)
-            results += self._of_trained_before(network, name) if trained else []
+            results += self._of_trained_before(network, self._pauses[key], name) if trained else []
             results += _of_momentum(network, name) if trained and network.normalised else []
             if network.never_moved and (trained or self._is_copy(network)):
                 text = f"{name} was evaluated after many steps with all running means 0 and all variances 1"
@@ -322,18 +329,19 @@ class NetworkModes(Observer):
         text = f"{name} has {layers}, is trained by no optimiser, and answers in training mode: {runs.count} forwards"
         return [as_warning(Code.MODE, "frozen network in training mode", text, runs.where)]
 
-    def _of_trained_before(self, network: _Network, name: str) -> list[Finding]:
+    def _of_trained_before(self, network: _Network, pause: _Pause, name: str) -> list[Finding]:
         """A network that was trained, and then answers in training mode while others are."""
-        last, weights, runs = network.since
-        long = self._count.total - last >= max(STEPS, self._count.total / 4) and last == network.last_step
-        if not long or len(runs.steps) < AGREEING or max(runs.steps) - min(runs.steps) < STEPS or runs.are_rare():
+        last, runs, total = pause.last_step, pause.forwards, self._count.total
+        if total - last < max(STEPS, total / 4) or last != pause.begun or len(runs.steps) < AGREEING:
             return []
-        evaluated = any(last < step < self._count.total for step in network.evaluated.steps)
-        if not (network.drops or network.norms) or _first_weight(network.module) != weights or evaluated:
+        evaluated = any(last < step < total for step in network.evaluated.steps)
+        if max(runs.steps) - min(runs.steps) < STEPS or runs.are_rare() or evaluated:
+            return []
+        if not (network.drops or network.norms) or _first_weight(network.module) != pause.weight:
             return []
         layers = "dropout" if network.drops else "BatchNorm"
         text = f"{name} has {layers}, and its training was over after {last} steps; it answers in training mode in "
-        text += f"the {self._count.total - last} steps of others that follow"
+        text += f"the {total - last} steps of others that follow"
         return [as_warning(Code.MODE, "frozen network in training mode", text, runs.where)]
 
 
