@@ -13,7 +13,6 @@ from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.observers.step_count import StepCount
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import ForwardEvent, Observer
-from rislab.checkup.recording.looks import Looks
 from rislab.checkup.recording.loss_graph import nodes_behind
 from rislab.checkup.recording.tensors import has_numbers
 from rislab.checkup.rules import Code
@@ -36,16 +35,16 @@ class Activations(Observer):
     """Goes through the graphs of the first forwards of each network, then of ever fewer."""
 
     def __init__(self, steps: StepCount) -> None:
-        self._steps, self._looks = steps, Looks()
+        self._steps = steps
         self._linear: dict[int, list[str]] = {}  # what was seen, by network; "" where something is not linear
         self._dead: dict[tuple[int, int], list[str]] = {}  # by network and place of the layer; "" where one lives
         self._where: dict[int, str] = {}
 
-    def on_forward_end(self, call: ForwardEvent) -> None:
+    def on_look(self, call: ForwardEvent) -> None:
         key, output = call.network, call.output
         if not call.training or not isinstance(output, Tensor) or output.grad_fn is None:
             return
-        if (key not in self._linear and len(self._linear) >= NETWORKS) or not self._looks.wanted(key):
+        if key not in self._linear and len(self._linear) >= NETWORKS:
             return
         if key not in self._where:
             self._where[key] = caller()[0]

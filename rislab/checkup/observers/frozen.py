@@ -89,7 +89,7 @@ class FrozenTensors(Observer):
         self._stepped: dict[int, Tensor] = {}  # by address, held so that no other has it
         self._misspelt = ""  # what was set in place of requires_grad
 
-    def on_forward_end(self, call: ForwardEvent) -> None:
+    def on_look(self, call: ForwardEvent) -> None:
         """A module knows requires_grad_(); the attribute of a tensor is none of a module."""
         if self._names.wanted_at(call.module):
             for name, module in call.module.named_modules():

@@ -89,21 +89,20 @@ class LossBranches(Observer):
     # By the first weight of a network, and its number: how far its answers are from one direction, first and last.
     _spreads: dict[tuple[int, int], tuple[float, float]] = field(default_factory=dict)
 
-    def on_forward_end(self, call: ForwardEvent) -> None:
+    def on_look(self, call: ForwardEvent) -> None:
         given = call.output
         rows = isinstance(given, Tensor) and given.dim() == 2 and given.is_floating_point() and given.requires_grad
         if not rows or len(given) < SAMPLES or given.shape[1] < 2 or given.layout is not torch.strided:
             return
-        if self._looks.wanted_at(call.module):
-            weight = next(nn.Module.parameters(call.module), None)
-            key = id(weight), call.network
-            if key in self._spreads and not self._directions:
-                return  # until directions are compared, the first one alone is needed
-            if weight is None or (key not in self._spreads and len(self._spreads) >= NETWORKS):
-                return
-            mean = functional.normalize(given.detach().float(), dim=1).mean(0)
-            now = 1 - float(mean.square().sum())
-            self._spreads[key] = self._spreads.get(key, (now, now))[0], now
+        weight = next(nn.Module.parameters(call.module), None)
+        key = id(weight), call.network
+        if key in self._spreads and not self._directions:
+            return  # until directions are compared, the first one alone is needed
+        if weight is None or (key not in self._spreads and len(self._spreads) >= NETWORKS):
+            return
+        mean = functional.normalize(given.detach().float(), dim=1).mean(0)
+        now = 1 - float(mean.square().sum())
+        self._spreads[key] = self._spreads.get(key, (now, now))[0], now
 
     def on_grad(self, outputs: object, sources: object) -> None:
         """A loss of gradients, as of a differential equation, has the network on both sides."""

@@ -33,9 +33,12 @@ class SharedBuffers(Observer):
         if not self._varies and self._loader is None and not isinstance(args[0].dataset, IterableDataset):
             self._loader, self._where = args[0], caller()[0]
 
-    def on_forward_end(self, call: ForwardEvent) -> None:
-        if self._varies or self._loader is None or not call.training or not torch.is_grad_enabled():
-            return
+    def on_forward_end(self, call: ForwardEvent) -> bool:
+        if self._loader is not None and call.training and torch.is_grad_enabled():
+            self._compare(call)
+        return self._varies
+
+    def _compare(self, call: ForwardEvent) -> None:
         first = next((one for one in call.inputs if one.is_floating_point() and one.dim() > 1), None)
         if first is None or len(first) < SAMPLES or not has_numbers(first) or not first.numel():
             return

@@ -27,7 +27,6 @@ from rislab.checkup.probes.seeds import one_seed
 from rislab.checkup.probes.sequence_probes import sequence_probes
 from rislab.checkup.recording.call_stack import definition_of
 from rislab.checkup.recording.events import ForwardEvent, Observer
-from rislab.checkup.recording.looks import Looks
 from rislab.checkup.recording.tensors import may_live_on, tensors_of
 from rislab.checkup.rules import Code
 
@@ -58,21 +57,19 @@ class FinalProbes(Observer):
 
     def __init__(self, targets: TokenTargets) -> None:
         self._targets = targets
-        self._looks = Looks()
         self._calls: dict[int, _Call] = {}
         self._evaluated: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self._optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._stepped: dict[int, Tensor] = {}  # held, as an address may be that of another tensor later
         self._findings: list[Finding] = []
 
-    def on_forward_end(self, call: ForwardEvent) -> None:
+    def on_look(self, call: ForwardEvent) -> None:
         """Keep the arguments of a small call."""
         key = id(call.module)
         if not call.training:
             self._evaluated.add(call.module)
         elif (
             torch.is_grad_enabled()
-            and self._looks.wanted_at(call.module)
             and next(nn.Module.parameters(call.module), None) is not None  # a transform of samples has none
             and (key in self._calls or may_live_on(call.module, len(self._calls), NETWORKS))
         ):

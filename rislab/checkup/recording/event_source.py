@@ -238,7 +238,7 @@ class EventSource:
             if self.listeners.agree("count_forward", module, samples_of(inputs, named)):
                 return
             self._end_counting()
-        now.begin(module, training, network.looks.wanted(training))
+        now.begin(module, training, network.looks.wanted((training, torch.is_grad_enabled())))
         self._losses.observes_all, self._losses.skips_attributes = self._losses.begins, False
         # All that is called of torch passes the mode that observes losses: it is there only where it is wanted.
         if now.looked_into or (self._module is None and network.computes_loss):
@@ -279,6 +279,8 @@ class EventSource:
         if now.computes and (first is None or has_numbers(first)):
             event = ForwardEvent(module, args, kwargs, output, now.training, network.dtypes, network.number, now.inner)
             self._notify_further("on_forward_end", event)
+            if now.looked_into:
+                self._notify_further("on_look", event)
 
     @_guarded
     def _on_loss(self, function: Callable[..., Any], args: Any, kwargs: Any, output: Any) -> None:

@@ -70,6 +70,9 @@ class Observer:
     def on_forward_end(self, call: ForwardEvent) -> bool | None:
         """Such a forward is over."""
 
+    def on_look(self, call: ForwardEvent) -> None:
+        """It was one of those that are looked into: the first of a network by mode and gradients, then ever fewer."""
+
     def on_loss(self, call: LossEvent) -> bool | None:
         """A loss was computed."""
 

@@ -39,7 +39,7 @@ class Network:
     number: int  # which no other one has or will have, as it may have the address
     alone: bool  # whether it is a layer of torch's own without weights, as a loss: no network
     wraps: bool  # whether it is a wrapper of another module, for several devices or processes
-    looks: Looks = field(default_factory=Looks)  # which of its forwards are looked into, by mode
+    looks: Looks = field(default_factory=Looks)  # which of its forwards are looked into, by mode and gradients
     dtypes: frozenset[torch.dtype] = frozenset()  # of what the modules in it gave, in the last one that was
     computes_loss: bool = False  # whether a loss was computed within one
 
