@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from rislab.checkup.findings import Finding, as_fault, as_warning
-from rislab.checkup.recording.events import MANY, Observer
+from rislab.checkup.recording.events import MANY, ForwardEvent, Observer
 from rislab.checkup.recording.living_objects import living_objects, living_optimizers
 from rislab.checkup.recording.optimizers import tensors_held
 from rislab.checkup.recording.tensors import cosine, few_coordinates, is_readable, tensors_of
@@ -336,10 +336,10 @@ class MovingAverages(Observer):
         self._networks: weakref.WeakValueDictionary[int, nn.Module] = weakref.WeakValueDictionary()
         self._mixtures = OwnMixtures()
 
-    def on_forward(self, module: nn.Module, training: bool) -> None:
+    def on_look(self, call: ForwardEvent) -> None:
         """A network is in use."""
         if len(self._networks) < NETWORKS:
-            self._networks[id(module)] = module
+            self._networks[id(call.module)] = call.module
 
     def on_call(self, given: Sequence[Any], name: str) -> None:
         """What takes a weight may change an average of it."""
