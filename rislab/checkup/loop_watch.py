@@ -66,7 +66,15 @@ from rislab.checkup.recording.trace import Trace
 from rislab.checkup.recording.tracking import LoopObserver, TrackedOptimizer, unwrapped
 from rislab.checkup.recording.windows import Declared, WatchedRun, watched_run
 from rislab.checkup.rules import Code
-from rislab.checkup.step_rules import event_rules, gradient_rules, loss_report_rules, schedule_rules, use_rules
+from rislab.checkup.step_rules import (
+    event_rules,
+    gradient_rules,
+    loss_report_rules,
+    schedule_rules,
+    use_rules,
+    weight_rules,
+    window_rules,
+)
 from rislab.errors import InputError, error_text
 
 _P = ParamSpec("_P")
@@ -98,8 +106,8 @@ RULE_FUNCTIONS: tuple[Callable[[WatchedRun], list[Finding]], ...] = (
     event_rules.number_formats,
     event_rules.nonfinite_losses,
     event_rules.evaluation_mode,
-    event_rules.window_sizes,
-    event_rules.batch_statistics,
+    window_rules.window_sizes,
+    window_rules.batch_statistics,
     gradient_rules.nonfinite_gradients,
     gradient_rules.wrong_gradients,
     gradient_rules.unequal_terms,
@@ -110,7 +118,7 @@ RULE_FUNCTIONS: tuple[Callable[[WatchedRun], list[Finding]], ...] = (
     use_rules.maximised_losses,
     use_rules.clipping_in_vain,
     use_rules.remade_optimizers,
-    event_rules.unmoved_weights,
+    weight_rules.unmoved_weights,
     schedule_rules.learning_rates,
     schedule_rules.warm_up_never_ends,
     schedule_rules.scheduler_ticks,
