@@ -15,7 +15,17 @@ from rislab.checkup.html_table import html_table
 from rislab.panels.live_checkup import FedStep
 from rislab.panels.run import Run, Values
 from rislab.plots.curves import curve, end_labels, epoch_lines, evaluation, level_lines, loss_and_median, marks
-from rislab.plots.style import BLUE, CHART_TITLE, COUNTER_STYLES, GREY, VERMILLION, TraceStyle, log_ticks, trace_style
+from rislab.plots.style import (
+    BLUE,
+    CHART_TITLE,
+    COUNTER_STYLES,
+    GREY,
+    UNMEASURED,
+    VERMILLION,
+    TraceStyle,
+    log_ticks,
+    trace_style,
+)
 
 HEIGHT = 440
 POINTS, MEDIANS = 500, 300  # of a curve on the page; the records hold all
@@ -30,8 +40,6 @@ ROOM = 150  # pixels behind the ends of the curves, for their labels; plot.js ma
 GAP = 0.6  # between the bars of two steps
 OFF = 0.02  # from 1, beyond which a weight is not the exact share
 BARS = 40  # micro-batches in the strip
-# The margins have room for all ticks: measuring them was half of the time that plotly took to draw.
-UNMEASURED = {"automargin": False, "ticklabeloverflow": "allow"}
 UNITS = {"samples": "samples", "epochs": "epochs", "steps": "optimiser steps"}
 _COUNTS = ("count steps_applied", "count steps_skipped", "count forwards", "count backwards")
 COMPARED = (*_COUNTS[:2], "train", "train_eval", "validation", *_COUNTS[2:])

@@ -87,7 +87,7 @@ class TrainingView:
         self.runs = labelled(widgets.Dropdown, "run", "230px")
         self.folders = labelled(widgets.Dropdown, "folder", "285px")
         self.unit = labelled(widgets.Dropdown, "x axis", "140px", options=[*UNITS], value="steps")
-        self.fault = labelled(widgets.Dropdown, "break", "290px", options=[CORRECT, *_faults()])
+        self.fault = labelled(widgets.Dropdown, "break", "270px", options=[CORRECT, *_faults()])
         self.log, self.compare, self.diff = (
             widgets.ToggleButton(value=name == "log axis", description=name, tooltip=tip, layout={"width": "90px"})
             for name, tip in (

@@ -11,7 +11,7 @@ import torch
 from rislab.errors import InputError
 from rislab.music.map_history import MapHistory, Snapshot, evenly_spaced
 from rislab.plots import style
-from rislab.plots.scene import BAR, STILL, decibel_map, decibels, map_ends
+from rislab.plots.scene import BAR, decibel_map, decibels, map_ends
 from rislab.plots.spectra import legend_keys, marks_on_map
 
 HEIGHT = 444
@@ -112,7 +112,7 @@ def _layout(history: MapHistory, snapshot: Snapshot | None) -> dict[str, Any]:
     ends = map_ends(history.grid)
     across, maps, curve = ([0.0, 0.45], [0.5, 0.95]), [0.46, 1.0], [0.0, 0.24]
     titles = ((across[0], maps, _named(snapshot)), (across[1], maps, f"true covariance; both MUSIC, {_where(history)}"))
-    still = {"showgrid": False, **STILL}
+    still = {"showgrid": False, **style.UNMEASURED}
     known = history.snapshots()
     ticks = style.log_ticks_of([one.nmse for one in known])
     epochs = {"title": {"text": "epoch"}, "dtick": max(1, math.ceil(max((one.epoch for one in known), default=1) / 12))}
@@ -127,8 +127,15 @@ def _layout(history: MapHistory, snapshot: Snapshot | None) -> dict[str, Any]:
         "yaxis": {"title": {"text": "elevation (°)"}, "range": ends[1], "domain": maps, "anchor": "x", **still},
         "xaxis2": {"title": {"text": "azimuth (°)"}, "range": ends[0], "domain": across[1], "anchor": "y2", **still},
         "yaxis2": {"range": ends[1], "domain": maps, "anchor": "x2", **still},
-        "xaxis3": {**epochs, "domain": [0.0, 0.95], "anchor": "y3", "rangemode": "tozero", **STILL},
-        "yaxis3": {"title": {"text": "NMSE"}, "type": "log", "domain": curve, "anchor": "x3", **ticks, **STILL},
+        "xaxis3": {**epochs, "domain": [0.0, 0.95], "anchor": "y3", "rangemode": "tozero", **style.UNMEASURED},
+        "yaxis3": {
+            "title": {"text": "NMSE"},
+            "type": "log",
+            "domain": curve,
+            "anchor": "x3",
+            **ticks,
+            **style.UNMEASURED,
+        },
         "annotations": [
             {**style.CHART_TITLE, "x": sum(span) / 2, "y": top[1], "text": text} for span, top, text in titles
         ],

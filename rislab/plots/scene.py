@@ -15,14 +15,22 @@ from rislab.music.model_order import order_criteria
 from rislab.music.scene_view import SceneAnalysis, SpectraView
 from rislab.plots.bound import SHARE, direction_outlines
 from rislab.plots.spectra import FLOOR_DB, KEYS, legend_keys, marks_on_map
-from rislab.plots.style import BAND, BLUE, CHART_TITLE, GREEN, GREY, decibel_axis, figure_of, map_depth
+from rislab.plots.style import (
+    BAND,
+    BLUE,
+    CHART_TITLE,
+    GREEN,
+    GREY,
+    UNMEASURED,
+    decibel_axis,
+    figure_of,
+    map_depth,
+)
 
 BAR = {"title": {"text": "dB below the peak", "side": "right"}, "y": 0.73, "len": 0.56}
 HEIGHT = 496
 # 95 % of normal errors of one quantity.
 INTERVAL = math.sqrt(2) * float(torch.erfinv(torch.tensor(SHARE, dtype=torch.float64)))
-# Without these, plotly measures the labels at every drawing, which takes a third of the time to the screen.
-STILL = {"automargin": False, "ticklabeloverflow": "allow"}
 
 
 def scene_figure(spectra: SpectraView) -> go.Figure:
@@ -63,8 +71,8 @@ def scene_figure_dict(spectra: SpectraView) -> dict[str, Any]:
     }
     for number, title in enumerate(titles):
         column, row, name = number % 2, number // 2, str(number + 1) if number else ""
-        layout[f"xaxis{name}"] |= {"domain": across[column], "anchor": f"y{name}", **STILL}
-        layout[f"yaxis{name}"] |= {"domain": down[row], "anchor": f"x{name}", **STILL}
+        layout[f"xaxis{name}"] |= {"domain": across[column], "anchor": f"y{name}", **UNMEASURED}
+        layout[f"yaxis{name}"] |= {"domain": down[row], "anchor": f"x{name}", **UNMEASURED}
         if row == 0:
             layout[f"xaxis{name}"]["showgrid"] = layout[f"yaxis{name}"]["showgrid"] = False
         place = {"x": sum(across[column]) / 2, "y": down[row][1]}
