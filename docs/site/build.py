@@ -49,12 +49,12 @@ def tutorials() -> list[Page]:
     made = []
     for name, path in notebooks.available().items():
         executed = ROOT / "reports" / "out" / f"{name}.ipynb"
-        source, note = path, "Without results: rislab report makes a page with them."
+        source, note = path, "none here; rislab report makes a page with them"
         if executed.exists() and sources(executed) >= sources(path):
-            source, note = executed, "With the results of its last report."
+            source, note = executed, "those of its last report"
         with tempfile.TemporaryDirectory() as scratch:
             page = Path(scratch) / "page.html"
-            header = {"page": note}
+            header = {"results": note}
             html_export.export_html(source, page, title=path.stem, header=header, folder=path.parent)
             body, style = inner(page.read_text(encoding="utf-8"))
         body = body.replace("../docs/conventions.md", "../explanation/conventions.html")

@@ -70,8 +70,8 @@ def _template() -> Any:
 
 
 def text_of(html: str) -> str:
-    """The words of HTML, without those of scripts and styles."""
-    bare = re.sub(r"<(script|style)\b.*?</\1>", " ", html, flags=re.S)
+    """The words of HTML, without those of scripts, styles and links to other pages."""
+    bare = re.sub(r"<(script|style|nav)\b.*?</\1>", " ", html, flags=re.S)
     return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]*>", " ", bare))).strip()
 
 

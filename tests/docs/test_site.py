@@ -136,3 +136,7 @@ def test_from_disk_the_search_answers_and_no_page_is_wider_than_a_telephone(site
         page.keyboard.press("Enter")
         page.wait_for_url("**/reference/music.html#bartlett_spectrum")
         assert wrong == [] and all(url.startswith(("file:", "data:", "blob:")) for url in asked)
+
+
+def test_the_search_knows_no_words_of_links_to_other_pages() -> None:
+    assert text_of('<nav><a href="C2.html">C2 →</a></nav><h1>C1 gradient scale</h1>') == "C1 gradient scale"
