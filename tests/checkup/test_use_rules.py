@@ -299,16 +299,18 @@ def a_large_dropout_after_transforms(faulty: bool) -> None:
 
 
 class Scaled(nn.Module):
-    """A scale that the forward makes anew, or that is there from the beginning."""
+    """A scale that the forward makes anew, or beside an average of the inputs that it stores as a parameter."""
 
     def __init__(self, anew: bool) -> None:
         super().__init__()
         self.anew, self.body, self.scale = anew, nn.Linear(4, 1), nn.Parameter(torch.ones(()))
+        self.average = nn.Parameter(torch.zeros(4))
 
     def forward(self, inputs: Tensor) -> Tensor:
         if self.anew:
             self.scale = nn.Parameter(torch.ones(()))
-        return self.body(inputs) * self.scale
+        self.average = nn.Parameter(0.9 * self.average + 0.1 * inputs.mean(0))
+        return self.body(inputs - self.average.detach()) * self.scale
 
 
 def a_scale_made_in_the_forward(faulty: bool) -> None:

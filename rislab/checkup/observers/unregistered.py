@@ -49,7 +49,8 @@ class UnregisteredTensors(Observer):
         self._held: set[int] = set()  # tensors of optimisers
         self._begun: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()  # forwards in training
         self._weights: dict[str, nn.Parameter] = {}  # of the network whose forward runs
-        self._made: dict[str, int] = {}  # how often a forward made a weight anew, by name
+        self._new: dict[str, nn.Parameter] = {}  # weights that the last forward made, by name
+        self._made: dict[str, int] = {}  # how often a step found a gradient at such a weight
         self._frozen: list[_Frozen] = []
         self._findings: list[Finding] = []
         self.missed: list[str] = []  # names of tensors that got gradients, never moved, and are in no optimiser
@@ -65,8 +66,7 @@ class UnregisteredTensors(Observer):
         """Look into the first forwards of each network."""
         for name, weight in nn.Module.named_parameters(call.module) if self._weights else ():
             if name in self._weights and self._weights[name] is not weight:
-                words = f"{type(call.module).__name__}.{name}"
-                self._made[words] = self._made.get(words, 0) + 1
+                self._new[f"{type(call.module).__name__}.{name}"] = weight
         self._weights = {}
         looks = self._looked.get(call.network, 0)
         if looks >= FORWARDS or not call.training or not torch.is_grad_enabled():
@@ -103,7 +103,12 @@ class UnregisteredTensors(Observer):
         self._held |= set(map(id, tensors_held(optimizer)))
 
     def before_step(self, optimizer: Optimizer, closure: bool) -> None:
-        """Has what was frozen a gradient by now?"""
+        """Has what was frozen, or made by a forward, a gradient by now?"""
+        for name, weight in self._new.items():
+            # Without one it is no weight: averages of codes are stored as parameters too.
+            if weight.grad is not None:
+                self._made[name] = self._made.get(name, 0) + 1
+        self._new = {}
         for one in self._frozen:
             one.steps += one.value.requires_grad and one.value.grad is not None
 

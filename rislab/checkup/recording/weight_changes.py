@@ -78,7 +78,7 @@ class WeightChanges:
             # What moves all the same is stepped on by another optimiser.
             name
             for name, value in missed
-            if not copies and ((id(value) in self._unheld and name in left) or orphans)
+            if not copies and id(value) in self._unheld and (name in left or orphans)
         ]
         trace.set_aside = [name for name, value in missed if id(value) not in self._unheld]
         trace.frozen = sum(not value.requires_grad for _, value in weights)
