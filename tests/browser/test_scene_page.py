@@ -9,7 +9,8 @@ import pytest
 
 from rislab.errors import InputError
 from rislab.music.scene_view import SceneExplorer, SceneSettings, place_apart
-from rislab.plots.scene_content import scene_content
+from rislab.panels.scene_controls import control_groups
+from rislab.plots.scene_content import scene_content, scene_look, scene_script
 from rislab.reports.scene_page import PAGE_MAP, SEPARATIONS, SNRS_DB, scene_page, write_page_of, write_scene_page
 from tests.browser.chromium import OVERLAPS
 
@@ -19,6 +20,16 @@ SCENE = "document.querySelector('.rislab-scene')"
 CURVE = f"{SCENE}.querySelector('.range .marks > svg path:last-child')"  # of the exact covariance
 # Pixels from the frame of the range cut down to the lowest point of that curve.
 BELOW = f"() => {CURVE}?.getBBox().y + {CURVE}?.getBBox().height - {CURVE}?.ownerSVGElement.viewBox.baseVal.height"
+# A scene whose kernel, played here, refuses every separation.
+REFUSING = """({ script, content, groups, look }) => {
+  (0, eval)(`${script}; globalThis.rislabScene = rislabScene;`);
+  const send = ({ separation }, coarse, answers) => setTimeout(() => {
+    scene.show({ ...content, answers, refused: separation ? { separation: [separation, "not allowed"] } : {} });
+  }, 20);
+  const scene = rislabScene(document.body.appendChild(document.createElement("div")),
+    { groups, look, dark: () => false, send });
+  scene.show(content);
+}"""
 MAP = f"{SCENE}.querySelector('canvas').source"
 
 
@@ -68,3 +79,24 @@ def test_a_scene_of_one_source_has_no_separation(capsys: pytest.CaptureFixture[s
     with pytest.raises(InputError, match="separation needs two sources"):
         scene_page(SETTINGS.changed(places=SETTINGS.places[:1]))
     assert write_page_of(["page.html", "unknown"]) == 2 and "unknown" in capsys.readouterr().err
+
+
+def test_a_sweep_that_is_refused_ends_with_its_sentence(browser: Any) -> None:
+    drawn = scene_content({"truth": SceneExplorer().spectra(SETTINGS, PAGE_MAP)})
+    values = {"separation": 45.0, "covariance": "truth", "chosen": 1}
+    separation = [one for one in control_groups(SETTINGS, ("truth",), ())[0]["controls"] if one["name"] == "separation"]
+    page = browser.new_page()
+    page.evaluate(
+        REFUSING,
+        {
+            "script": scene_script(),
+            "content": {**drawn, "values": values, "answers": 0, "state": "complete"},
+            "groups": [{"title": "Scene", "controls": separation}],
+            "look": scene_look(),
+        },
+    )
+    play = page.get_by_role("button", name="play: sweep separation")
+    play.click()
+    page.wait_for_function("document.querySelector('button[aria-pressed]').ariaPressed === 'false'")
+    page.locator(".refusal:visible", has_text="not allowed").wait_for()
+    page.close()

@@ -662,6 +662,7 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
   return {
     show(next) {
       content = next;
+      if (playing && content.refused?.[playing.name]) halt(); // it would go on for ever, and show nothing
       request = Math.max(request, content.answers); // of a page that was loaded again
       for (const [name, [, number]] of changed) if (number <= content.answers) changed.delete(name);
       repaint();
