@@ -236,7 +236,7 @@ OPTIMISER = (
         before="else evaluate(state.model, scored, precision=config.precision)",
         after="else evaluate(state.ema.module if state.ema else state.model, scored, precision=config.precision)",
         description="Validation is smooth and lags behind the weights; with a slow average it hardly moves at all.",
-        symptoms=(Symptom("validation over the averaged weights'", 0.9999, 1.0001, {"validation": 16}),),
+        symptoms=(Symptom("validation over that of the averaged weights", 0.9999, 1.0001, {"validation": 16}),),
         mistaken_for=("learning rate 0 at the first step", "warm-up counted in samples"),
         reference="the story that the lab is named for",
     ),

@@ -171,7 +171,7 @@ OF_A_TRAINING: dict[str, Callable[[GradientAttribution], float]] = {
             for end in run.epoch_records
         )
     ),
-    "validation over the averaged weights'": lambda run: (
+    "validation over that of the averaged weights": lambda run: (
         float("nan")
         if run.epoch_records[-1].ema is None
         else (run.epoch_records[-1].validation or 0.0) / run.epoch_records[-1].ema

@@ -58,7 +58,7 @@ def test_every_quantity_reads_what_its_name_says_on_the_correct_loop(correct: Mo
         "windows reported finite whose loss was not", "loss terms that are always 0",
     )  # fmt: skip
     elsewhere = (
-        "rate at the last step over the largest", "validation over the averaged weights'",
+        "rate at the last step over the largest", "validation over that of the averaged weights",
         "smallest relative movement in a window",
     )  # fmt: skip
     for name, quantity in symptoms.OF_A_TRAINING.items():
