@@ -10,7 +10,7 @@ from rislab.checkup.process_watch import ProcessWatch
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["same seed", "another seed", "apart", "shuffled"])
+@pytest.mark.parametrize("kind", ["same seed", "another seed", "apart", "shuffled", "another training"])
 def test_seeds_that_repeat_and_data_that_are_not_shuffled(kind: str) -> None:
     torch.manual_seed(0)
     labels = torch.arange(4).repeat_interleave(16)
@@ -23,6 +23,9 @@ def test_seeds_that_repeat_and_data_that_are_not_shuffled(kind: str) -> None:
             with torch.random.fork_rng(enabled=kind == "apart"):
                 if kind != "shuffled":
                     torch.manual_seed(epoch if kind == "another seed" else 7)
+            if kind == "another training":
+                model = nn.Sequential(nn.Linear(5, 8), nn.Dropout(0.2), nn.Linear(8, 4))
+                optimizer = torch.optim.SGD(model.parameters(), lr=0.01 * (epoch + 1))
             for picks in order.split(16):
                 optimizer.zero_grad()
                 nn.functional.cross_entropy(model(inputs[picks]), labels[picks]).backward()

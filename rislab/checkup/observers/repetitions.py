@@ -34,6 +34,7 @@ class RepeatedSeeds(Observer):
     def __init__(self) -> None:
         self._set: tuple[int, str] | None = None  # a seed that was set, and no training forward came since
         self._states: dict[tuple[int, str], list[bytes]] = {}
+        self._begun: list[bytes] = []  # those with the last state
         self._drawn = False  # whether numbers were drawn between a forward and the next setting of the seed
         self._last = b""
         self._stepped = False
@@ -52,6 +53,13 @@ class RepeatedSeeds(Observer):
         self._last = _state()
         if len(states) < LOOKED:
             states.append(self._last)
+            self._begun = states
+
+    def on_optimizer(self, optimizer: Optimizer) -> None:
+        """A seed that is set before another training begins is none within one."""
+        self._begun, begun = [], self._begun
+        if begun:
+            begun.pop()
 
     def after_step(self, optimizer: Optimizer) -> bool:
         self._stepped = True
