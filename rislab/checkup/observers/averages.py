@@ -21,7 +21,7 @@ from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.recording.events import MANY, ForwardEvent, Observer
 from rislab.checkup.recording.living_objects import living_objects, living_optimizers
 from rislab.checkup.recording.optimizers import tensors_held
-from rislab.checkup.recording.tensors import cosine, few_coordinates, is_readable, tensors_of
+from rislab.checkup.recording.tensors import cosine, few_coordinates, has_own_weights, is_readable, tensors_of
 from rislab.checkup.rules import Code
 
 # Copies are looked for before this step at the earliest, and read before so many steps, then in pairs of this distance,
@@ -338,7 +338,7 @@ class MovingAverages(Observer):
 
     def on_look(self, call: ForwardEvent) -> None:
         """A network is in use."""
-        if len(self._networks) < NETWORKS:
+        if len(self._networks) < NETWORKS and has_own_weights(call.module):
             self._networks[id(call.module)] = call.module
 
     def on_call(self, given: Sequence[Any], name: str) -> None:

@@ -15,7 +15,7 @@ from rislab.checkup.observers.step_count import StepCount
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import ForwardEvent, Observer
 from rislab.checkup.recording.optimizers import tensors_held
-from rislab.checkup.recording.tensors import few_coordinates, is_readable
+from rislab.checkup.recording.tensors import few_coordinates, has_own_weights, is_readable
 from rislab.checkup.rules import Code
 
 # An evaluation comes after at least so many steps, on average; evaluations that tell anything; networks and saved
@@ -61,7 +61,7 @@ class SavedNetworks(Observer):
             self._saved |= dict.fromkeys(_places_in((*args, *kwargs.values())), caller()[0])
 
     def on_forward_end(self, call: ForwardEvent) -> None:
-        if torch.is_grad_enabled() or not self._steps.total:
+        if torch.is_grad_enabled() or not self._steps.total or not has_own_weights(call.module):
             return
         key = call.network
         if key not in self._networks:

@@ -126,3 +126,8 @@ class MarkedTensors:
 def is_result(value: Tensor) -> bool:
     """Whether a tensor carries no gradient, or is square, as what is computed of all pairs."""
     return not value.requires_grad or (value.dim() == 2 and value.shape[0] == value.shape[1])
+
+
+def has_own_weights(module: nn.Module) -> bool:
+    """Whether a module that runs holds parameters: torch.func.functional_call() puts tensors in their place."""
+    return isinstance(next(nn.Module.parameters(module), None), nn.Parameter)
