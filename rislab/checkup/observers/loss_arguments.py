@@ -16,6 +16,15 @@ from torch.nn import functional
 
 from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.observers.class_targets import blanks, constant_logit
+from rislab.checkup.observers.probabilities import (
+    RAW,
+    ROWS,
+    are_probabilities,
+    of_divergence,
+    of_log_probabilities,
+    raw_scores,
+    rows_of_classes,
+)
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import LossEvent, Observer, Roots
 from rislab.checkup.recording.looks import Looks
@@ -69,15 +78,13 @@ CERTAIN = (
     "normalised along another axis", "targets outside of 0 to 1", "loss of one class", "axes exchanged by a view",
     "targets that no answer reaches", "the blank among the targets", "logit of the target is constant",
 )  # fmt: skip
-RAW, OF_RATES = "logits where log-probabilities belong", "rates where their logarithm belongs"
+OF_RATES = "rates where their logarithm belongs"
 # A range is that of a place once so many calls had it, and no other call that was looked at had another.
 CALLS = 3
 # Targets of one loss, and their mean, that a rate of 1 or more contradicts.
 TARGETS, LOW = 16, 0.8
 # So many samples against all others are no accident; what is further from 0 and from 1 is no class.
 ALL, SOFT = 6, 1e-3
-# So many rows of the argument are looked at.
-ROWS = 1024
 # Nodes of the graph that leave values as they are, and how many of them are gone through.
 _SHAPING = (
     "View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Permute", "Transpose", "TBackward", "Clone", "Slice",
@@ -286,13 +293,13 @@ def ranges(call: LossEvent, first: Tensor, second: Tensor) -> Iterator[tuple[str
         text = f"{name}() was given targets from {lowest:.3g} to {highest:.3g}"
         yield "targets outside of 0 to 1", text if lowest < 0 or highest > 1 else ""
     if call.function is functional.nll_loss:
-        yield from _of_log_probabilities(first, name)
+        yield from of_log_probabilities(first, name)
     if call.function is functional.ctc_loss:
-        yield _raw(first.detach().reshape(-1, first.shape[-1])[:ROWS].float(), name)
+        yield raw_scores(first.detach().reshape(-1, first.shape[-1])[:ROWS].float(), name)
         lengths, blank = setting(call, "target_lengths", 3, None), setting(call, "blank", 4, 0)
         yield "the blank among the targets", blanks(second, lengths, blank, name)
     if call.function is functional.kl_div and first.shape == second.shape and first.dim():
-        yield from _of_divergence(call, first, second)
+        yield from of_divergence(first, second, bool(setting(call, "log_target", 5, False)))
 
 
 def _unreached(first: Tensor, second: Tensor, name: str) -> str:
@@ -333,33 +340,6 @@ def _of_axes(call: LossEvent, first: Tensor, name: str) -> Iterator[tuple[str, s
         yield "normalised along another axis", text if only else ""
 
 
-def _of_log_probabilities(first: Tensor, name: str) -> Iterator[tuple[str, str]]:
-    rows = rows_of_classes(first)
-    text = _given(rows, name)
-    probable = are_probabilities(rows)
-    off_axis = first.dim() == 2 and len(first) > 1 and _unnormalised(rows) > 0.5
-    off_axis &= are_probabilities(first.detach().float().exp().t()) or are_probabilities(first.detach().float().t())
-    yield "normalised along another axis", f"{text}: each class sums to 1 over the samples" if off_axis else ""
-    yield "probabilities where their logarithm belongs", f"{text} that sum to 1" if probable else ""
-    yield _raw(rows, name) if not probable and not off_axis else (RAW, "")
-
-
-def _given(rows: Tensor, name: str) -> str:
-    low, high = float(rows.min()), float(rows.max())
-    return f"{name}() takes log-probabilities, and was given values from {low:.3g} to {high:.3g}"
-
-
-def _unnormalised(rows: Tensor) -> float:
-    """The share of rows whose exponentials do not sum to 1."""
-    return float(((rows.exp().sum(1) - 1).abs() > 0.2).double().mean())
-
-
-def _raw(rows: Tensor, name: str) -> tuple[str, str]:
-    """Whether rows are no logarithms of probabilities."""
-    raw = _unnormalised(rows) > 0.9
-    return RAW, f"{_given(rows, name)} whose exponentials do not sum to 1" if raw else ""
-
-
 def _pairs(*values: Any) -> Iterator[tuple[Tensor, Tensor]]:
     return combinations((value for value in values if isinstance(value, Tensor)), 2)
 
@@ -383,39 +363,6 @@ def _of_signs(call: LossEvent, name: str) -> Iterator[tuple[str, str]]:
         values = target.detach().unique()[:4].tolist()
         text = f"{name}() takes targets of 1 and -1, and was given {', '.join(f'{value:g}' for value in values)}"
         yield OF_SIGNS, "" if {*values} <= {1, -1} else text
-
-
-def _of_divergence(call: LossEvent, first: Tensor, second: Tensor) -> Iterator[tuple[str, str]]:
-    logarithmic = bool(setting(call, "log_target", 5, False))
-    for what, value in (("input", first), *([("target", second)] if logarithmic else [])):
-        text = f"kl_div() takes the logarithm of probabilities as {what}, and was given probabilities"
-        wrong = any(map(are_probabilities, _both_ways(value)))
-        yield "probabilities where their logarithm belongs", text if wrong else ""
-    if not logarithmic:
-        wrong = any(bool((rows <= 0).all()) and are_probabilities(rows.exp()) for rows in _both_ways(second))
-        text = "kl_div() takes probabilities as target, without log_target, and was given their logarithms"
-        yield "log-probabilities where probabilities belong", text if wrong else ""
-
-
-def _both_ways(value: Tensor) -> list[Tensor]:
-    """Rows over the last dimension, and over that of the classes."""
-    return [rows_of_classes(value), value.detach().reshape(-1, value.shape[-1])[:ROWS].float()]
-
-
-def rows_of_classes(value: Tensor) -> Tensor:
-    """Some rows, float [rows, classes], of what has its classes in dimension 1, (N, C, …), or in the only one, (C,)."""
-    value = value.detach()
-    if value.dim() < 2:
-        return value.reshape(1, -1).float()
-    some = value[:ROWS] if value.dim() == 2 else value[:4].movedim(1, -1)
-    return some.reshape(-1, some.shape[-1])[:ROWS].float()
-
-
-def are_probabilities(rows: Tensor) -> bool:
-    """Whether each row holds probabilities of all classes, at least two."""
-    if rows.shape[1] < 2 or not bool((rows >= 0).all()):
-        return False
-    return bool(((rows.sum(1) - 1).abs() < 1e-2).all())
 
 
 def _viewed_from(value: Tensor) -> tuple[int, ...]:
