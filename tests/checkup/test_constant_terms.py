@@ -53,6 +53,11 @@ def test_terms_without_a_gradient(loss: Callable[[Tensor, Tensor], Tensor], expe
     assert [one.name for one in process.findings()] == expected
 
 
+@torch.no_grad()
+def _features_apart(out: Tensor, y: Tensor) -> Tensor:
+    return functional.mse_loss(TEACHER(out), TEACHER(y))
+
+
 def _gradients(out: Tensor) -> Tensor:
     (result,) = torch.autograd.grad(out.square().sum(), out, retain_graph=True)
     return result
@@ -64,11 +69,12 @@ def _gradients(out: Tensor) -> Tensor:
         (lambda out, y: functional.mse_loss(out.detach(), y), "fault"),
         (lambda out, y: 0.1 * functional.l1_loss(out.detach(), y), "fault"),
         (lambda out, y: 10 * (_gradients(out).norm(2, dim=1) - 1).square().mean(), "fault"),
+        (_features_apart, "fault"),
         (lambda out, y: out.detach().abs().mean(), "warning"),
         # The value of another loss, in place of that of the one that is minimised.
         (lambda out, y: (functional.l1_loss(out, y) - functional.mse_loss(out, y)).detach(), "warning"),
     ],
-    ids=["detached", "and weighted", "penalty", "no loss", "the value alone"],
+    ids=["detached", "and weighted", "penalty", "features of another network", "no loss", "the value alone"],
 )
 def test_a_loss_without_a_gradient_is_a_fault(term: Callable[[Tensor, Tensor], Tensor], expected: str) -> None:
     torch.manual_seed(0)

@@ -72,6 +72,47 @@ def test_two_losses_of_one_head_may_be_meant() -> None:
     assert own(process.findings()) == [("warning", "gradients of another loss")]
 
 
+@pytest.mark.parametrize("detached", [True, False])
+def test_a_generator_that_steps_against_its_own_loss_is_a_fault(detached: bool) -> None:
+    torch.manual_seed(0)
+    make, tell = nn.Linear(4, 3), nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
+    of_make, of_tell = (torch.optim.Adam(one.parameters(), lr=0.01) for one in (make, tell))
+    with ProcessWatch() as process:
+        for _ in range(20):
+            of_make.zero_grad()
+            of_tell.zero_grad()
+            fake, real = make(torch.randn(16, 4)), torch.randn(16, 3) + 3
+            (judge(tell(real), TRUE) + judge(tell(fake.detach() if detached else fake), FALSE)).backward()
+            of_tell.step()
+            judge(tell(make(torch.randn(16, 4))), TRUE).backward()
+            of_make.step()
+    assert own(process.findings()) == ([] if detached else [("fault", "gradients of another loss")])
+
+
+@pytest.mark.parametrize("kind", ["attack kept", "attack zeroed", "free of charge", "clean and attacked"])
+def test_gradients_of_an_attack_belong_to_no_step(kind: str) -> None:
+    """Losses that are divided by their number, and one beside the attacked one, are meant to be trained on."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    count = 1 if kind == "clean and attacked" else 3
+    with ProcessWatch() as process:
+        for _ in range(8):
+            optimizer.zero_grad()
+            given, change = torch.randn(16, 4), torch.zeros(16, 4)
+            for _ in range(count):
+                change.requires_grad_()
+                loss = judge(model(given + change), TRUE)
+                (loss / count if kind == "free of charge" else loss).backward()
+                change = (change + 0.1 * change.grad.sign()).detach()
+            if kind == "attack zeroed":
+                optimizer.zero_grad()
+            if kind != "free of charge":
+                judge(model(given + change), TRUE).backward()
+            optimizer.step()
+    assert own(process.findings()) == ([("fault", "gradients of another loss")] if kind == "attack kept" else [])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["in turn", "in turn, computed in turn", "at the end", "together"])
 def test_terms_of_several_optimisers_are_right(kind: str) -> None:

@@ -121,7 +121,9 @@ class ConstantTerms(Observer):
         constants = [value for value in tensors_of(call.output) if not value.requires_grad]
         own = [*Module.parameters(call.module)] if constants else []
         if own:
-            self._follow(constants, any(id(value) in self._trained for value in own))
+            # What a frozen network makes of an answer comes from what is trained all the same.
+            trained = any(id(value) in self._trained for value in own) or self._origin(call.inputs) is True
+            self._follow(constants, trained)
 
     def on_sum(self, given: Sequence[Any], output: Tensor) -> None:
         constants = [value for value in given if not (isinstance(value, Tensor) and value.requires_grad)]

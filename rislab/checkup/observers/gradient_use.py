@@ -53,11 +53,17 @@ class _Use:
     stack: tuple[str, ...]  # files and lines that led there
     terms: list[_Term]  # of what it was called on
     age: int = 0  # how many backwards came after it
+    weighed: bool = False  # whether it began at a multiple of the loss
     before: dict[int, Tensor] = field(default_factory=dict)  # gradients that were there, by the tensors' identities
 
-    def cosine(self) -> float:
-        """Between what was there before and what has been added since; not a number where one of them is nothing."""
-        held = [value for term in self.terms for values in term.held.values() for value in values]
+    def cosine(self, number: int | None = None) -> float:
+        """Between what was there before and what has been added since; not a number where one of them is nothing.
+
+        Args:
+            number: of the optimiser whose tensors are looked at, all of them if None.
+        """
+        owners = [(one, values) for term in self.terms for one, values in term.held.items()]
+        held = [value for one, values in owners if number in (None, one) for value in values]
         tensors = {id(value): value.grad for value in held if value.grad is not None and id(value) in self.before}
         if not tensors:
             return math.nan
@@ -87,6 +93,9 @@ class GradientUse(Observer):
         self._open: list[_Use] = []
         self._places: dict[tuple[str, ...], _Place] = {}
         self._fed: dict[str, list[tuple[str, float]]] = {}  # by the line of the own loss: words, and a cosine
+        # By the line of the own loss, where a step goes against it, or on what was to change inputs: words, a cosine.
+        self._against: dict[str, list[tuple[str, float]]] = {}
+        self._attacks: dict[str, list[str]] = {}
         self._begun: _Use | None = None
 
     def on_backward(self, roots: Roots) -> bool:
@@ -113,7 +122,7 @@ class GradientUse(Observer):
             known = [term for term in results if term is not None]
             held = [value for term in known for values in term.held.values() for value in values]
             before = {id(value): value.grad.detach().clone() for value in held if value.grad is not None}
-            self._begun = _Use(where, stack, known, before=before)
+            self._begun = _Use(where, stack, known, weighed=node is not single.grad_fn, before=before)
 
     def on_backward_end(self) -> bool:
         """The gradients of a backward are there."""
@@ -204,6 +213,35 @@ class GradientUse(Observer):
                     text += f"which {self._label(others[:1])} has stepped before"
                     self._fed.setdefault(own[-1].where, []).append((text, own[-1].cosine()))
                     return
+        self._note_against(number, live)
+        self._note_attack(live)
+
+    def _note_against(self, number: int, live: list[_Use]) -> None:
+        """A step on the sum of two gradients, the first of which another optimiser has stepped on already."""
+        before = [
+            use
+            for use in live[:-1]
+            if all(term.steppers and number not in term.steppers for term in use.terms if number in term.held)
+        ]
+        newest = live[-1] if live else None
+        if newest is None or len(before) != 1 or before[0].stack == newest.stack:
+            return
+        others = [term.steppers[0] for term in before[0].terms if number in term.held]
+        text = f"{self._label([number])} also steps on the gradient of the backward at {before[0].where}, on which "
+        text += f"{self._label(others[:1])} has stepped before"
+        self._against.setdefault(newest.where, []).append((text, newest.cosine(number)))
+
+    def _note_attack(self, live: list[_Use]) -> None:
+        """A step on gradients of backwards that reached what no optimiser holds as well, as the change of an input."""
+        attacks = [use for use in live[:-1] if not use.weighed and all(term.loose for term in use.terms)]
+        if len(attacks) < 2 or len(attacks) < len(live) - 1 or len({use.stack for use in attacks}) > 1:
+            return
+        newest = live[-1]
+        if not any(term.loose for term in newest.terms) and not any(
+            term.steppers for use in live for term in use.terms
+        ):
+            text = f"gradients of {len(attacks)} backwards at {attacks[0].where}, which reached a tensor that no "
+            self._attacks.setdefault(newest.where, []).append(text)
 
     def findings(self) -> list[Finding]:
         results = []
@@ -225,6 +263,15 @@ class GradientUse(Observer):
                 text += f", with a median cosine of {median(cosines):.2g} to its own" * certain
                 kind = as_fault if certain else as_warning
                 results.append(kind(Code.ZEROING, "gradients of another loss", text, where))
+        for where, texts in self._against.items():
+            cosines = [cosine for _, cosine in texts if not math.isnan(cosine)]
+            if len(texts) >= AGREEING and sum(cosine < AGAINST for cosine in cosines) > len(texts) / 2:
+                text = f"in {len(texts)} steps {texts[-1][0]}, with a median cosine of {median(cosines):.2g} to its own"
+                results.append(as_fault(Code.ZEROING, "gradients of another loss", text, where))
+        for where, words in self._attacks.items():
+            if len(words) >= AGREEING:
+                text = f"{len(words)} steps also take the {words[-1]}optimiser holds: an attack, whose gradients were "
+                results.append(as_fault(Code.ZEROING, "gradients of another loss", f"{text}not zeroed after it", where))
         return results
 
     def end(self, error: BaseException | None) -> None:
