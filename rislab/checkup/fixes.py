@@ -40,6 +40,7 @@ FIXES = {
     "average never moves": "make the copy by copy.deepcopy(), and mix it with the trained weights, not with itself",
     "average moves away from the weights": "move the average by (1 - decay) * (weight - average), not against it",
     "tensors of one storage": "tie weights by the parameter itself: head.weight = embedding.weight",
+    "scheduler made anew": "make the scheduler once, before the first epoch",
     "scheduler of another optimiser": "make a new scheduler for the new optimiser",
     "frozen weights move": "give the optimiser, and whatever decays weights, those with requires_grad only",
     "average of the last weights alone": "let the average keep its decay, and take 1 - decay of the new weights",

@@ -21,7 +21,7 @@ from rislab.checkup.findings import SEVERITIES, UNJUDGED, Finding, Findings, as_
 from rislab.checkup.observers.activations import Activations
 from rislab.checkup.observers.all_pairs import AllPairs
 from rislab.checkup.observers.averages import MovingAverages
-from rislab.checkup.observers.begun_anew import RemadeScalers, WeightsSetBack
+from rislab.checkup.observers.begun_anew import RemadeScalers, RemadeSchedulers, WeightsSetBack
 from rislab.checkup.observers.checkpoints import Checkpoints
 from rislab.checkup.observers.class_targets import OneClass
 from rislab.checkup.observers.class_weights import ClassWeights
@@ -259,6 +259,7 @@ def standard_observers() -> list[Observer]:
         OwnWeights(),
         WeightsSetBack(),
         RemadeScalers(),
+        RemadeSchedulers(),
         LostState(),
         OptimizerArguments(),
         samplers,

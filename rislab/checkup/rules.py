@@ -211,7 +211,7 @@ _OF_THE_LOOP = (
                 "schedule stepped per epoch"),
         others=("scheduler never stepped", "scheduler stepped instead of the optimiser", "schedule runs past its end",
                 "epoch schedule stepped per batch", "schedule hardly begins", "scheduler of another optimiser",
-                "plateau looked for the other way", "loss given as the epoch"),
+                "plateau looked for the other way", "loss given as the epoch", "scheduler made anew"),
         reference=LEARNING_RATE,
     ),
     Rule(

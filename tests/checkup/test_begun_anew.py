@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -62,3 +63,29 @@ def test_a_gradient_scaler_lives_as_long_as_the_loop(kind: str) -> None:
             scaler.step(optimizer)
             scaler.update()
     assert any(one.name == "scaler made anew" for one in process.findings()) is (kind == "each step")
+
+
+@pytest.mark.parametrize(
+    ("kind", "anew", "named"),
+    [
+        (lambda one: torch.optim.lr_scheduler.StepLR(one, 3), True, True),
+        (lambda one: torch.optim.lr_scheduler.StepLR(one, 3), False, False),
+        # The next one begins where this one has led.
+        (lambda one: torch.optim.lr_scheduler.ExponentialLR(one, 0.9), True, False),
+        (lambda one: torch.optim.lr_scheduler.LambdaLR(one, lambda _: 1.0), True, False),
+    ],
+)
+def test_a_scheduler_lives_as_long_as_the_loop(kind: Any, anew: bool, named: bool) -> None:
+    network = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
+    scheduler = kind(optimizer)
+    with ProcessWatch() as process:
+        for _ in range(6):
+            scheduler = kind(optimizer) if anew else scheduler
+            for _ in range(3):
+                optimizer.zero_grad()
+                network(torch.randn(4, 3)).square().mean().backward()
+                optimizer.step()
+            scheduler.step()
+    found = [one.severity for one in process.findings() if one.name == "scheduler made anew"]
+    assert found == ["fault"] * named

@@ -233,3 +233,33 @@ def test_targets_that_are_given_to_the_network_by_place_are_none_of_its_inputs(c
             optimizer.step()
     names = [finding.name for finding in watch.findings() if finding.severity == "fault"]
     assert names == ([] if causal else ["the target is visible in the input"])
+
+
+class AlongTheBatch(nn.Module):
+    """An LSTM that takes the first dimension for time, and is given samples there, or time as it asks for."""
+
+    def __init__(self, turned: bool) -> None:
+        super().__init__()
+        self.rnn, self.head, self.turned = nn.LSTM(3, 8), nn.Linear(8, 1), turned
+
+    def forward(self, x: Tensor) -> Tensor:
+        answers: Tensor = self.head(self.rnn(x.transpose(0, 1) if self.turned else x)[0])
+        return answers.transpose(0, 1)[:, -1] if self.turned else answers[:, -1]
+
+
+@pytest.mark.parametrize(
+    ("turned", "shuffle", "expected"), [(False, True, "fault"), (False, False, "warning"), (True, True, "")]
+)
+def test_a_recurrence_along_shuffled_samples_is_a_fault(turned: bool, shuffle: bool, expected: str) -> None:
+    torch.manual_seed(0)
+    model = AlongTheBatch(turned)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    # As many samples as times.
+    data = torch.utils.data.TensorDataset(torch.randn(32, 8, 3), torch.randn(32, 1))
+    with ProcessWatch() as process:
+        for x, y in torch.utils.data.DataLoader(data, batch_size=8, shuffle=shuffle):
+            optimizer.zero_grad()
+            functional.mse_loss(model(x), y).backward()
+            optimizer.step()
+    found = [one.severity for one in process.findings() if one.name == "the samples of a batch are mixed"]
+    assert found == [expected] * bool(expected)

@@ -1,4 +1,4 @@
-"""What is begun anew again and again, while the rest goes on: weights that are set back, scalers made in each step."""
+"""What is begun anew again and again, while the rest goes on: weights that are set back, scalers and schedulers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.amp import GradScaler
+from torch.optim.lr_scheduler import ConstantLR, LambdaLR
 from torch.optim.optimizer import Optimizer
 
 from rislab.checkup.findings import Finding, as_fault
@@ -19,8 +20,10 @@ from rislab.checkup.recording.tensors import is_readable
 from rislab.checkup.rules import Code
 
 # Times that are no accident: the same weights loaded again, and scalers with one update each. After so many loads of
-# other weights, no more of a network are looked at.
-AGAIN, SCALERS, OTHERS = 2, 8, 4
+# other weights, no more of a network are looked at. So many schedulers had one tick each.
+AGAIN, SCALERS, OTHERS, SCHEDULERS = 2, 8, 4, 4
+# Schedulers whose rate may be meant to stay as it is.
+CONSTANT = (ConstantLR, LambdaLR)
 
 
 @dataclass
@@ -109,3 +112,34 @@ class RemadeScalers(Observer):
             return []
         text = f"{self._scalers} gradient scalers in {self._count} updates: each begins at its first scale, which no "
         return [as_fault(Code.PRECISION, "scaler made anew", f"{text}overflow ever lowers", self._where)]
+
+
+class RemadeSchedulers(Observer):
+    """Counts the schedulers of each optimiser that tick once, and change no rate by that."""
+
+    def __init__(self) -> None:
+        self._last: weakref.WeakKeyDictionary[Optimizer, tuple[Any, list[float]]] = weakref.WeakKeyDictionary()
+        self._counts: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
+        self._others: weakref.WeakSet[Optimizer] = weakref.WeakSet()  # whose schedulers tick again, or change a rate
+        self._where = ""
+
+    def on_schedule(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        scheduler, optimizer = args[0], vars(args[0]).get("optimizer")
+        last = getattr(scheduler, "last_epoch", -1)
+        # One that is made ticks by itself, at -1.
+        if last < 0 or not isinstance(optimizer, Optimizer) or optimizer in self._others:
+            return
+        kind, rates = type(scheduler), [float(group["lr"]) for group in optimizer.param_groups]
+        before = self._last.setdefault(optimizer, (kind, rates))
+        if last > 0 or before != (kind, rates) or kind in CONSTANT:
+            self._others.add(optimizer)
+            return
+        self._counts[optimizer] = self._counts.get(optimizer, 0) + 1
+        self._where = self._where or caller()[0]
+
+    def findings(self) -> list[Finding]:
+        counts = [count for optimizer, count in self._counts.items() if optimizer not in self._others]
+        if max(counts, default=0) < SCHEDULERS:
+            return []
+        text = f"{max(counts)} schedulers of one optimiser ticked once each, and the rate never changed: each begins "
+        return [as_fault(Code.SCHEDULER, "scheduler made anew", f"{text}the schedule from its start", self._where)]

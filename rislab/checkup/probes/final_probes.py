@@ -6,7 +6,7 @@ import contextlib
 import io
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.optim.optimizer import Optimizer
+from torch.utils.data import RandomSampler
 
 from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.observers.token_targets import TokenTargets, is_tokens
@@ -47,6 +48,7 @@ class _Call:
     network: nn.Module  # that was called
     args: tuple[Any, ...]  # of the call, without a graph
     named: dict[str, Any]  # of the call, by name
+    shuffled: bool = False  # whether as many samples come in each batch of a loader that takes them in random order
 
 
 class FinalProbes(Observer):
@@ -62,6 +64,11 @@ class FinalProbes(Observer):
         self._optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._stepped: dict[int, Tensor] = {}  # held, as an address may be that of another tensor later
         self._findings: list[Finding] = []
+        self._batch = 0  # samples of a batch of the last loader that a pass began over, 0 if it does not shuffle
+
+    def on_pass(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        loader = args[0]
+        self._batch = loader.batch_size or 0 if isinstance(loader.sampler, RandomSampler) else 0
 
     def on_look(self, call: ForwardEvent) -> None:
         """Keep the arguments of a small call."""
@@ -77,7 +84,7 @@ class FinalProbes(Observer):
             small = sum(value.numel() for value in tensors_of(arguments)) <= NUMBERS
             if small and _is_plain(arguments):
                 args, named = map_leaves(arguments, lambda value: value.detach())
-                self._calls[key] = _Call(call.module, args, named)
+                self._calls[key] = _Call(call.module, args, named, call.samples == self._batch)
 
     def on_optimizer(self, optimizer: Optimizer) -> None:
         self._optimizers.add(optimizer)
@@ -106,7 +113,7 @@ class FinalProbes(Observer):
         if not trained or not can_be_tried(call.network, call.args, call.named):
             return
         try:
-            results = network_probes(call.network, call.args, call.named)
+            results = network_probes(call.network, call.args, call.named, call.shuffled)
         except RuntimeError:
             # Tensors of a transformation that is over, as of vmap: they can be used no more.
             return

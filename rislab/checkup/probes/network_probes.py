@@ -29,13 +29,16 @@ NAMES = {"all": OVER_THE_BATCH, "most": OVER_THE_BATCH} | dict.fromkeys(
 )
 
 
-def network_probes(model: nn.Module, args: tuple[Any, ...], named: Mapping[str, Any] | None = None) -> list[Finding]:
+def network_probes(
+    model: nn.Module, args: tuple[Any, ...], named: Mapping[str, Any] | None = None, shuffled: bool = False
+) -> list[Finding]:
     """Try a network on an input that it was called with, without loss and target; nothing that is given is changed.
 
     Evaluated twice on one input it must answer the same: a fault. Answers that change with the other samples of the
     batch are a warning, and only where nothing speaks for that they are meant to; so is an input that changes none.
     They are a fault where no batch is mixed on purpose like that: by a view that takes several samples for one, or by
-    weights that are normalised over the samples, and used within one.
+    weights that are normalised over the samples, and used within one; and where a recurrence runs along samples that
+    are `shuffled`.
     """
     arguments = _detached((args, named or {}))
     with one_seed(0), torch.no_grad():
@@ -56,7 +59,9 @@ def network_probes(model: nn.Module, args: tuple[Any, ...], named: Mapping[str, 
                 return _unused_inputs(model, arguments)
             text, where = own_weights(run, arguments, mixing.samples) if mixing.kind in ("all", "most") else ("", "")
             evidence = f"{described(mixing)}; {text}" if text else described(mixing)
-            kind = as_fault if text or mixing.scrambled else as_warning
+            along = shuffled and mixing.kind in ("following", "fading")
+            evidence += ", whose samples a loader has shuffled" if along else ""
+            kind = as_fault if text or mixing.scrambled or along else as_warning
             return [kind(Code.INDEPENDENCE, NAMES[mixing.kind], evidence, where)]
         except Exception as error:
             return [not_tried(Code.INDEPENDENCE, error)]
