@@ -163,7 +163,7 @@ _OF_THE_LOOP = (
         needs="a window whose true gradient could be taken",
         severity="fault",
         faults=("zeroed before the step", "zeroed per micro-batch", "tail never stepped"),
-        others=("gradients of another loss",),
+        others=("gradients of another loss", "losses counted again"),
         reference=STEP,
     ),
     Rule(

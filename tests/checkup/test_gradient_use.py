@@ -89,6 +89,34 @@ def test_a_generator_that_steps_against_its_own_loss_is_a_fault(detached: bool) 
     assert own(process.findings()) == ([] if detached else [("fault", "gradients of another loss")])
 
 
+@pytest.mark.parametrize("kind", ["running sum", "each loss", "one sum", "two terms", "a step each"])
+def test_a_running_sum_is_no_root_of_each_backward(kind: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with ProcessWatch() as process:
+        for _ in range(4):
+            optimizer.zero_grad()
+            total = torch.zeros(())
+            for place in range(6):
+                loss = judge(model(torch.randn(16, 4)), TRUE) / 6
+                total = total + loss
+                if kind == "running sum":
+                    total.backward(retain_graph=True)
+                elif kind == "two terms":
+                    loss.backward(retain_graph=True)
+                    (loss + model.weight.square().sum()).backward()
+                elif kind == "each loss" or (kind == "one sum" and place == 5):
+                    (loss if kind == "each loss" else total).backward()
+                elif kind == "a step each":
+                    loss.backward()
+                    optimizer.step()
+                    optimizer.zero_grad()
+            optimizer.step()
+    found = [(one.severity, one.name) for one in process.findings() if one.name == "losses counted again"]
+    assert found == [("fault", "losses counted again")] * (kind == "running sum")
+
+
 @pytest.mark.parametrize("kind", ["attack kept", "attack zeroed", "free of charge", "clean and attacked"])
 def test_gradients_of_an_attack_belong_to_no_step(kind: str) -> None:
     """Losses that are divided by their number, and one beside the attacked one, are meant to be trained on."""

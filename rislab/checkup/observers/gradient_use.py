@@ -15,7 +15,7 @@ from torch.optim.optimizer import Optimizer
 from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import Observer, Roots
-from rislab.checkup.recording.loss_graph import summands, tensors_behind, weighed_node
+from rislab.checkup.recording.loss_graph import parts_of_sum, summands, tensors_behind, weighed_node
 from rislab.checkup.recording.optimizers import tensors_held
 from rislab.checkup.rules import Code
 
@@ -97,6 +97,11 @@ class GradientUse(Observer):
         self._against: dict[str, list[tuple[str, float]]] = {}
         self._attacks: dict[str, list[str]] = {}
         self._begun: _Use | None = None
+        # The sum that the last backward of an open window began at, how many before it began at a part of it, and
+        # where so many did so.
+        self._sum: Node | None = None
+        self._parts = 0
+        self._sums: dict[str, int] = {}
 
     def on_backward(self, roots: Roots) -> bool:
         self._begun = None
@@ -112,6 +117,7 @@ class GradientUse(Observer):
         single = roots[0][0] if len(roots) == 1 else None
         if single is None or single.grad_fn is None or single.numel() != 1:
             return
+        self._note_sum(single)
         if not self._optimizers:
             return
         node = weighed_node(single, ())
@@ -123,6 +129,15 @@ class GradientUse(Observer):
             held = [value for term in known for values in term.held.values() for value in values]
             before = {id(value): value.grad.detach().clone() for value in held if value.grad is not None}
             self._begun = _Use(where, stack, known, weighed=node is not single.grad_fn, before=before)
+
+    def _note_sum(self, root: Tensor) -> None:
+        """A backward at a sum of which the last one began at a part counts that part once more."""
+        node = weighed_node(root, ())
+        again = node is not None and node is not self._sum and self._sum in parts_of_sum(node)
+        self._sum, self._parts = node, self._parts + 1 if again else 0
+        if self._parts >= AGREEING:
+            where = caller()[0]
+            self._sums[where] = max(self._parts, self._sums.get(where, 0))
 
     def on_backward_end(self) -> bool:
         """The gradients of a backward are there."""
@@ -174,6 +189,7 @@ class GradientUse(Observer):
 
     def before_step(self, optimizer: Optimizer, closure: bool) -> bool:
         """A step begins: on what gradients?"""
+        self._sum = None
         if self._backwards >= BACKWARDS and not self._open:
             return True
         self._note_step(optimizer)
@@ -268,6 +284,10 @@ class GradientUse(Observer):
             if len(texts) >= AGREEING and sum(cosine < AGAINST for cosine in cosines) > len(texts) / 2:
                 text = f"in {len(texts)} steps {texts[-1][0]}, with a median cosine of {median(cosines):.2g} to its own"
                 results.append(as_fault(Code.ZEROING, "gradients of another loss", text, where))
+        for where, parts in self._sums.items():
+            text = f"{parts + 1} backwards before one step began at a sum, each at that of the one before and one more "
+            text += f"loss: the first loss counts {parts + 1} times, the last one once"
+            results.append(as_fault(Code.ZEROING, "losses counted again", text, where))
         for where, words in self._attacks.items():
             if len(words) >= AGREEING:
                 text = f"{len(words)} steps also take the {words[-1]}optimiser holds: an attack, whose gradients were "
@@ -275,7 +295,7 @@ class GradientUse(Observer):
         return results
 
     def end(self, error: BaseException | None) -> None:
-        self._open, self._begun, self._optimizers = [], None, []
+        self._open, self._begun, self._optimizers, self._sum = [], None, [], None
 
 
 def _smallest(values: list[Tensor]) -> list[Tensor]:

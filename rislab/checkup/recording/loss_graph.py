@@ -133,6 +133,14 @@ def summands(node: Node) -> list[Node]:
     return terms + open_nodes
 
 
+def parts_of_sum(node: Node) -> list[Node]:
+    """A sum, the sums that it is made of, and their terms; itself alone if it is none."""
+    parts = [node]
+    for one in parts:
+        parts += sources_of(one) if one.name().startswith(_SUMS) and len(parts) < _TERMS else []
+    return parts
+
+
 def factors(node: Node) -> Iterator[Node]:
     """The factors of a term, from the outermost, and what they are multiplied with at last."""
     yield node
