@@ -234,3 +234,21 @@ def test_losses_of_an_evaluation_are_looked_at_too(kind: str) -> None:
         "itself": [("warning", "compared with itself")],
     }
     assert named(process.findings()) == expected.get(kind, [])
+
+
+def test_what_training_makes_normal_was_given_as_logits() -> None:
+    """The gradient of ctc_loss() is that of rows that are normalised: they become so."""
+    torch.manual_seed(0)
+    model = nn.Linear(5, 6)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    given, lengths = torch.rand(8, 4, 5), torch.full((4,), 8)
+    logits = torch.empty(0)
+    with ProcessWatch() as process:
+        for _ in range(120):
+            optimizer.zero_grad()
+            logits = model(given)
+            functional.ctc_loss(logits, torch.ones(4, 2, dtype=torch.long), lengths, torch.full((4,), 2)).backward()
+            optimizer.step()
+    assert float((logits.detach().exp().sum(2) - 1).abs().median()) < 0.2
+    found = [(one.severity, one.name) for one in process.findings() if one.code == "C15"]
+    assert found == [("fault", "logits where log-probabilities belong")]

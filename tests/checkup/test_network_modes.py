@@ -104,6 +104,26 @@ def test_statistics_that_never_move_are_named_where_they_are_used(kind: str) -> 
     assert names(train, evaluate) == ([] if kind == "with buffers" else ["running statistics never moved"])
 
 
+@pytest.mark.parametrize("follows", [True, False])
+def test_statistics_of_the_beginning_are_a_fault_where_the_weights_are_others(follows: bool) -> None:
+    torch.manual_seed(0)
+    train = network(nn.BatchNorm1d(8))
+    average = copy.deepcopy(train).eval()
+    optimizer = torch.optim.SGD(train.parameters(), lr=0.01)
+    with ProcessWatch() as process:
+        for step in range(32):
+            optimizer.zero_grad()
+            train(X).square().mean().backward()
+            optimizer.step()
+            if step % 4 == 3:
+                with torch.no_grad():
+                    for mine, other in zip(average.parameters(), train.parameters(), strict=True):
+                        mine.lerp_(other, 0.1 * follows)
+                    average(X)
+    found = [one.severity for one in process.findings() if one.name == "running statistics never moved"]
+    assert found == ["fault" if follows else "warning"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["in training mode", "with a gradient", "in evaluation mode", "moving"])
 def test_a_teacher_that_is_not_trained_belongs_in_evaluation_mode(kind: str) -> None:

@@ -258,8 +258,12 @@ class NetworkModes(Observer):
             if network.never_moved and (trained or self._is_copy(network)):
                 text = f"{name} was evaluated after many steps with all running means 0 and all variances 1"
                 where = network.never_moved.removeprefix("?")
-                # Trained on the statistics of batches, evaluated on none; a copy may be a fixed network of its own.
-                kind = as_fault if trained and network.normalised else as_warning
+                # Trained on the statistics of batches, evaluated on none; a copy whose weights stay may be a fixed
+                # network of its own.
+                followed = network.average is not None and network.average.stale >= AGREEING
+                certain = network.normalised if trained else followed
+                text += ", and its weights follow those of a trained network" * (certain and not trained)
+                kind = as_fault if certain else as_warning
                 results.append(kind(Code.MODE, "running statistics never moved", text, where))
             elif not trained and network.average is not None and not network.training_mode.count:
                 average = network.average
