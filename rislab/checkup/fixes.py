@@ -139,6 +139,7 @@ FIXES = {
     "closure returns a running sum": "return the loss of this evaluation from the closure",
     "stop-gradient missing": "detach the side that is the target, or compute it under no_grad",
     "advantage not detached": "detach the advantage: advantage = (returns - value).detach()",
+    "state carried to the next call": "begin each batch of shuffled samples with a state of zeros",
     "losses counted again": "call backward() on each loss alone, or once on their sum",
     "gradients of another loss": "zero the gradients of this optimiser before its own backward",
     "targets of other samples": "take inputs and targets by one and the same index",

@@ -263,3 +263,34 @@ def test_a_recurrence_along_shuffled_samples_is_a_fault(turned: bool, shuffle: b
             optimizer.step()
     found = [one.severity for one in process.findings() if one.name == "the samples of a batch are mixed"]
     assert found == [expected] * bool(expected)
+
+
+class Carrying(nn.Module):
+    """A GRU whose state is kept for the next batch, or set back before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.head = nn.GRU(3, 8, batch_first=True), nn.Linear(8, 1)
+        self.state: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        out, state = self.rnn(x, self.state)
+        self.state = state.detach()
+        answers: Tensor = self.head(out[:, -1])
+        return answers
+
+
+@pytest.mark.parametrize(("set_back", "shuffle"), [(False, True), (True, True), (False, False)])
+def test_a_state_is_not_carried_between_shuffled_batches(set_back: bool, shuffle: bool) -> None:
+    torch.manual_seed(0)
+    model = Carrying()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    data = torch.utils.data.TensorDataset(torch.randn(64, 5, 3), torch.randn(64, 1))
+    with ProcessWatch() as process:
+        for x, y in torch.utils.data.DataLoader(data, batch_size=8, shuffle=shuffle):
+            model.state = None if set_back else model.state
+            optimizer.zero_grad()
+            functional.mse_loss(model(x), y).backward()
+            optimizer.step()
+    found = [one.severity for one in process.findings() if one.name == "state carried to the next call"]
+    assert found == ["fault"] * (shuffle and not set_back)

@@ -34,6 +34,8 @@ from rislab.checkup.rules import Code
 ONLY_EVALUATED = ("dropout in evaluation mode", "evaluation changes the network")
 # Larger networks and inputs are not tried, nor are more networks than these.
 WEIGHTS, NUMBERS, WORK, NETWORKS = 20_000_000, 1_000_000, 500_000_000, 6
+# So many batches in a row that begin with the state of the one before are no accident.
+BATCHES, CARRIED = 4, "state carried to the next call"
 # So many groups of optimisers are known.
 STEPPED = 16
 # Who repeats so many tokens has learned to, unless one token is that common.
@@ -63,12 +65,22 @@ class FinalProbes(Observer):
         self._evaluated: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self._optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._stepped: dict[int, Tensor] = {}  # held, as an address may be that of another tensor later
+        # Tensors that recurrent networks held after a forward, and how many forwards in a row began with them.
+        self._left: weakref.WeakKeyDictionary[nn.Module, dict[str, Tensor]] = weakref.WeakKeyDictionary()
+        self._carried: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
         self._findings: list[Finding] = []
         self._batch = 0  # samples of a batch of the last loader that a pass began over, 0 if it does not shuffle
 
     def on_pass(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         loader = args[0]
         self._batch = loader.batch_size or 0 if isinstance(loader.sampler, RandomSampler) else 0
+
+    def on_forward(self, module: nn.Module, training: bool) -> None:
+        left = self._left.pop(module, None) if self._left else None
+        if left:
+            now = _states(module)
+            same = all(now.get(name) is value for name, value in left.items())
+            self._carried[module] = self._carried.get(module, 0) + 1 if same else 0
 
     def on_look(self, call: ForwardEvent) -> None:
         """Keep the arguments of a small call."""
@@ -85,6 +97,8 @@ class FinalProbes(Observer):
             if small and _is_plain(arguments):
                 args, named = map_leaves(arguments, lambda value: value.detach())
                 self._calls[key] = _Call(call.module, args, named, call.samples == self._batch)
+                if self._calls[key].shuffled:
+                    self._left[call.module] = _states(call.module)
 
     def on_optimizer(self, optimizer: Optimizer) -> None:
         self._optimizers.add(optimizer)
@@ -125,6 +139,9 @@ class FinalProbes(Observer):
                 results += tried_on_tokens(call.network, call.args, call.named, shift, place)
         where = definition_of(vars(type(call.network)).get("forward"))
         for one in results:
+            if one.name == CARRIED and call.shuffled and self._carried.get(call.network, 0) >= BATCHES:
+                text = f"{one.evidence}, and batches of shuffled samples began with what the batch before had left"
+                one = as_fault(Code.TWICE, CARRIED, text)
             # A dropout that is never off, or a queue that is filled, matters where the network is evaluated.
             unused = one.name in ONLY_EVALUATED and call.network not in self._evaluated
             if one.severity != "note" and not unused:
@@ -133,6 +150,21 @@ class FinalProbes(Observer):
     def findings(self) -> list[Finding]:
         """Faults and warnings; what could not be tried is none."""
         return self._findings
+
+
+def _states(network: nn.Module) -> dict[str, Tensor]:
+    """Tensors that the modules of a recurrent network hold, by name, without weights and buffers."""
+    modules = dict(network.named_modules())
+    if not any(isinstance(one, nn.RNNBase | nn.RNNCellBase) for one in modules.values()):
+        return {}
+    plain = {(prefix, name): value for prefix, one in modules.items() for name, value in vars(one).items()}
+    tensors = {
+        f"{prefix}.{path}": tensor
+        for (prefix, name), value in plain.items()
+        if isinstance(value, Tensor | tuple | list)
+        for path, tensor in tensors_in(value, name).items()
+    }
+    return {name: tensor for name, tensor in tensors.items() if not isinstance(tensor, nn.Parameter)}
 
 
 def _is_plain(value: Any) -> bool:
