@@ -52,8 +52,11 @@ from rislab.checkup.observers.shared_buffers import SharedBuffers
 from rislab.checkup.observers.split_leakage import SplitLeakage
 from rislab.checkup.observers.state_loading import OwnWeights
 from rislab.checkup.observers.step_count import StepCount
+from rislab.checkup.observers.target_columns import TargetAmongInputs
+from rislab.checkup.observers.term_scales import SumsBesideMeans
 from rislab.checkup.observers.token_targets import TokenTargets
 from rislab.checkup.observers.unregistered import UnregisteredTensors
+from rislab.checkup.observers.unused_losses import DroppedLosses
 from rislab.checkup.options import check_options
 from rislab.checkup.probes.final_probes import FinalProbes
 from rislab.checkup.recording.event_source import EventSource
@@ -97,6 +100,9 @@ OF_FIRST_BACKWARDS: tuple[type[Observer], ...] = (
     ConstantTerms,
     DrawnSamples,
     LoweredEntropies,
+    SumsBesideMeans,
+    TargetAmongInputs,
+    DroppedLosses,
 )
 # In the order in which their findings are listed.
 RULE_FUNCTIONS: tuple[Callable[[WatchedRun], list[Finding]], ...] = (
@@ -286,6 +292,9 @@ def standard_observers() -> list[Observer]:
         SharedBuffers(),
         DrawnSamples(),
         LoweredEntropies(),
+        SumsBesideMeans(),
+        TargetAmongInputs(),
+        DroppedLosses(),
         PrintedLosses(loaders, steps),
         PrintedEvaluations(loaders, steps),
         SavedNetworks(steps),

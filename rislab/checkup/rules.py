@@ -60,7 +60,7 @@ _OF_THE_LOOP = (
         needs="a window whose true gradient could be taken; K is inferred from the steps if it is not declared",
         severity="fault",
         faults=("never divided", "divided on the first batch only", "divided twice", "ragged window divided by K"),
-        others=("gradient scale", "a term not divided", "not judged"),
+        others=("gradient scale", "a term not divided", "a sum beside a mean", "not judged"),
         reference=ACCUMULATION,
     ),
     Rule(
@@ -183,7 +183,7 @@ _OF_THE_LOOP = (
                 "samples that are never drawn", "classes that training never had", "straight-through without detach",
                 "loss is maximised", "sums that keep one of their terms", "one buffer in all samples",
                 "log-probability of another sample", "entropy is lowered", "sample without a gradient",
-                "statement that does nothing"),
+                "statement that does nothing", "loss that nothing uses"),
         reference=STEP,
     ),
     Rule(
@@ -279,7 +279,7 @@ _OF_THE_LOOP = (
                 "weights grow with the counts", "answers change with padding", "backward direction after one input",
                 "attention to padding alone", "axes exchanged by a view", "targets that no answer reaches",
                 "layers without an activation", "the blank among the targets", "logit of the target is constant",
-                "targets of one class"),
+                "targets of one class", "target among the inputs"),
         reference=f"{DOCS}nn.html#loss-functions",
     ),
     Rule(

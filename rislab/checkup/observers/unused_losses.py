@@ -1,0 +1,85 @@
+"""Losses that are computed with a gradient, and dropped: what another loss was written over, nobody has read."""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rislab.checkup.findings import Finding, as_warning
+from rislab.checkup.recording.call_stack import by_library, exact_caller
+from rislab.checkup.recording.events import ForwardEvent, LossEvent, Observer, Roots
+from rislab.checkup.recording.interception import BACKWARDS
+from rislab.checkup.recording.tensors import tensors_of
+from rislab.checkup.rules import Code
+
+# Losses of one line that must have been dropped, and losses that are held.
+AGREEING, HELD = 8, 64
+_Place = tuple[str, tuple[str, ...]]  # file and line, and what led there
+
+
+class DroppedLosses(Observer):
+    """Follows each loss of torch up to the first function that takes it, while all functions are reported."""
+
+    def __init__(self) -> None:
+        self._losses: dict[int, tuple[weakref.ReferenceType[Tensor], _Place]] = {}
+        self._dropped: Counter[_Place] = Counter()
+        self._used: set[_Place] = set()
+        self._backwards, self._inside = 0, False
+
+    def on_forward(self, module: nn.Module, training: bool) -> None:
+        self._inside = True
+
+    def on_forward_end(self, call: ForwardEvent) -> None:
+        self._inside = False
+
+    def on_loss(self, call: LossEvent) -> bool:
+        output = call.output
+        self._note_dropped()
+        # A network may always give a loss, whether it is wanted or not.
+        if isinstance(output, Tensor) and output.requires_grad and not output.dim() and not self._inside:
+            where, stack = exact_caller()
+            if torch.is_grad_enabled() and not by_library(stack) and len(self._losses) < HELD:
+                self._losses[id(output)] = weakref.ref(output), (where, stack)
+        return self._backwards >= BACKWARDS
+
+    def on_call(self, given: Sequence[Any], name: str) -> None:
+        for value in tensors_of(given) if self._losses else ():
+            self._note_used(value)
+
+    def on_backward(self, roots: Roots) -> bool:
+        for root, _ in roots:
+            self._note_used(root)
+        self._backwards += 1
+        if self._backwards >= BACKWARDS:
+            self._note_dropped()
+            self._losses = {}
+        return self._backwards >= BACKWARDS
+
+    def _note_used(self, value: Tensor) -> None:
+        known = self._losses.get(id(value))
+        if known is not None and known[0]() is value:
+            del self._losses[id(value)]
+            self._used.add(known[1])
+
+    def _note_dropped(self) -> None:
+        for key, (reference, place) in [*self._losses.items()]:
+            if reference() is None:
+                del self._losses[key]
+                self._dropped[place] += 1
+
+    def end(self, error: BaseException | None) -> None:
+        self._losses = {}
+
+    def findings(self) -> list[Finding]:
+        results = []
+        for place, count in self._dropped.items():
+            if count >= AGREEING and place not in self._used:
+                text = f"{count} losses were computed with a gradient, and dropped: no function took one, and no "
+                text += f"backward began at one, in {self._backwards} backwards"
+                results.append(as_warning(Code.LOSSES, "loss that nothing uses", text, place[0]))
+        return results
