@@ -28,6 +28,8 @@ def loss_of(kind: str, model: nn.Module, x: Tensor) -> Tensor:
     parts = 1 + log - mean**2 - log.exp()
     reduction = "sum" if kind == "sums" else "mean"
     error = functional.binary_cross_entropy_with_logits(answer, x, reduction=reduction)
+    if kind == "sums of old":
+        error = functional.binary_cross_entropy_with_logits(answer, x, size_average=False)
     if kind == "penalty on weights":
         return error + sum(value.abs().sum() for value in model.parameters())
     divergence = -0.5 * (parts.mean() if kind == "means" else torch.sum(parts))
@@ -36,7 +38,10 @@ def loss_of(kind: str, model: nn.Module, x: Tensor) -> Tensor:
     return error + divergence * {"annealed": 1e-3, "weighed": 0.1}.get(kind, 1.0)
 
 
-@pytest.mark.parametrize("kind", ["as it is", "sums", "means", "divided", "annealed", "weighed", "penalty on weights"])
+@pytest.mark.filterwarnings("ignore:size_average")
+@pytest.mark.parametrize(
+    "kind", ["as it is", "sums", "sums of old", "means", "divided", "annealed", "weighed", "penalty on weights"]
+)
 def test_a_sum_over_the_samples_beside_a_mean_is_told(kind: str) -> None:
     torch.manual_seed(0)
     model = Autoencoder()
