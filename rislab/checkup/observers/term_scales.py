@@ -34,7 +34,7 @@ class SumsBesideMeans(Observer):
         given, output = loss_arguments(call), call.output
         mean = call.function in ELEMENTS and call.kwargs.get("reduction", "mean") == "mean"
         # The reduction of old programs.
-        mean = mean and call.kwargs.keys().isdisjoint(("size_average", "reduce"))
+        mean = mean and all(call.kwargs.get(name) is None for name in ("size_average", "reduce"))
         if mean and given is not None and isinstance(output, Tensor) and output.grad_fn is not None:
             shape = given[0].shape
             if len(shape) > 1 and shape.numel() >= NUMBERS * shape[0] and shape[0] > 1:
