@@ -176,6 +176,11 @@ def _advisory_lock(engine: Engine, study: str) -> Lock:
                 except SQLAlchemyError:
                     return False
 
-            yield is_held
+            try:
+                yield is_held
+            finally:
+                # With the connection the server releases it only after a moment, in which nobody else would get it.
+                if is_held():
+                    connection.execute(text("SELECT pg_advisory_unlock(:study, :number)"), keys)
 
     return lock

@@ -371,6 +371,21 @@ def test_groups_may_have_limits_of_their_own() -> None:
     assert accused(watched(groups_that_are_clipped_one_by_one, True)) == ["gradient changed by hand"]
 
 
+def test_a_gradient_that_changes_its_sign_holds_none_of_the_last_step() -> None:
+    """Minimax by one backward: nearly the same gradient again, turned, is no left-over of it."""
+    torch.manual_seed(0)
+    model, inputs = network(), torch.randn(64, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+    with ProcessWatch() as watch:
+        for _ in range(12):
+            optimizer.zero_grad()
+            nn.functional.mse_loss(model(inputs), inputs[:, :1]).backward()
+            for value in model.parameters():
+                value.grad.neg_()
+            optimizer.step()
+    assert watch.findings().faults == []
+
+
 def calls_of_clipping_in(watch: Any) -> set[int]:
     return {len(step.clips) for step in watch.trace.steps}
 

@@ -71,8 +71,10 @@ def locked_once(first: Any, second: Any) -> None:
             pass
         with second.lock(4, False), second.exclusive():
             pass
-    with second.lock(3, False):
-        pass
+    for _ in range(20):
+        for storage in (second, first):
+            with storage.lock(3, False):
+                pass
 
 
 # --------------------------------------------------------------------------------------------------------- the database
