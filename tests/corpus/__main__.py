@@ -44,7 +44,8 @@ def main() -> None:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
     head = [
         f"Commit {commit.strip()}, {OURS}, torch {torch.__version__}, Python {platform.python_version()}, "
-        f"{os.cpu_count()} cores; {len(found)} runs, at most {options.limit:.0f} s of the processor each.",
+        f"{os.cpu_count()} cores; {len(found)} runs, at most {options.limit:.0f} s of the processor each; with "
+        f"{options.processes} at a time {sum(one.seconds for one in found) / 60 / options.processes:.0f} minutes.",
         f"{len(board.faults())} faulty programs with an effect of {len({pair.kind for pair in board.faults()})} kinds, "
         f"{len({trial.case for trial in found if trial.role == 'clean'})} clean ones.",
         *(f"{name}: {why}." for name, why in failed.items()),
