@@ -153,7 +153,6 @@ FIXES = {
     "padding counts in the loss": "pass ignore_index, or mask the loss",
     "labels shifted twice": "shift the labels once: in the loop or in the network",
     "loss that nothing uses": "add it to what backward() is called on, or take the line out",
-    "target among the inputs": "leave the column of the target out of what the network is given",
     "a sum beside a mean": "take the mean over samples of both, each a sum over a sample, or weigh one of them",
     "the target is visible in the input": "give the attention a causal mask",
     "inputs changed in place": "change a copy: x = x - mean, not x.sub_(mean)",

@@ -52,7 +52,6 @@ from rislab.checkup.observers.shared_buffers import SharedBuffers
 from rislab.checkup.observers.split_leakage import SplitLeakage
 from rislab.checkup.observers.state_loading import OwnWeights
 from rislab.checkup.observers.step_count import StepCount
-from rislab.checkup.observers.target_columns import TargetAmongInputs
 from rislab.checkup.observers.term_scales import SumsBesideMeans
 from rislab.checkup.observers.token_targets import TokenTargets
 from rislab.checkup.observers.unregistered import UnregisteredTensors
@@ -101,7 +100,6 @@ OF_FIRST_BACKWARDS: tuple[type[Observer], ...] = (
     DrawnSamples,
     LoweredEntropies,
     SumsBesideMeans,
-    TargetAmongInputs,
     DroppedLosses,
 )
 # In the order in which their findings are listed.
@@ -293,7 +291,6 @@ def standard_observers() -> list[Observer]:
         DrawnSamples(),
         LoweredEntropies(),
         SumsBesideMeans(),
-        TargetAmongInputs(),
         DroppedLosses(),
         PrintedLosses(loaders, steps),
         PrintedEvaluations(loaders, steps),

@@ -279,7 +279,7 @@ _OF_THE_LOOP = (
                 "weights grow with the counts", "answers change with padding", "backward direction after one input",
                 "attention to padding alone", "axes exchanged by a view", "targets that no answer reaches",
                 "layers without an activation", "the blank among the targets", "logit of the target is constant",
-                "targets of one class", "target among the inputs"),
+                "targets of one class"),
         reference=f"{DOCS}nn.html#loss-functions",
     ),
     Rule(

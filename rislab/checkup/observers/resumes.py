@@ -108,7 +108,9 @@ class LostState(Observer):
         self._note_resume(optimizer, course)
 
     def before_step(self, optimizer: Optimizer, closure: bool) -> None:
-        course = self._courses[optimizer]
+        course = self._courses.get(optimizer)  # none of one whose first step came in another thread
+        if course is None:
+            return
         course.steps += 1
         if course.steps <= STEPS:
             for resumed in self._resumed:

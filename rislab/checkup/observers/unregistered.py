@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import weakref
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -47,7 +47,7 @@ class UnregisteredTensors(Observer):
         self._plain: list[tuple[str, nn.Module, Tensor, Tensor]] = []
         self._first: dict[int, tuple[Tensor, float]] = {}
         self._held: set[int] = set()  # tensors of optimisers
-        self._begun: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()  # forwards in training
+        self._begun: Counter[int] = Counter()  # forwards in training, by network
         self._weights: dict[str, nn.Parameter] = {}  # of the network whose forward runs
         self._new: dict[str, nn.Parameter] = {}  # weights that the last forward made, by name
         self._made: dict[str, int] = {}  # how often a step found a gradient at such a weight
@@ -58,8 +58,8 @@ class UnregisteredTensors(Observer):
     def on_forward(self, module: nn.Module, training: bool) -> None:
         """What a network holds before a forward it holds after it, too."""
         self._weights = {}
-        if training and torch.is_grad_enabled() and self._begun.get(module, 0) < FORWARDS:
-            self._begun[module] = self._begun.get(module, 0) + 1
+        if training and torch.is_grad_enabled() and self._begun[id(module)] < FORWARDS:
+            self._begun[id(module)] += 1
             self._weights = dict(nn.Module.named_parameters(module))
 
     def on_forward_end(self, call: ForwardEvent) -> None:

@@ -78,7 +78,7 @@ class DroppedLosses(Observer):
     def findings(self) -> list[Finding]:
         results = []
         for place, count in self._dropped.items():
-            if count >= AGREEING and place not in self._used:
+            if count >= AGREEING and place not in self._used and self._backwards:
                 text = f"{count} losses were computed with a gradient, and dropped: no function took one, and no "
                 text += f"backward began at one, in {self._backwards} backwards"
                 results.append(as_warning(Code.LOSSES, "loss that nothing uses", text, place[0]))

@@ -6,6 +6,7 @@ import contextlib
 import io
 import warnings
 import weakref
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -66,8 +67,8 @@ class FinalProbes(Observer):
         self._optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._stepped: dict[int, Tensor] = {}  # held, as an address may be that of another tensor later
         # Tensors that recurrent networks held after a forward, and how many forwards in a row began with them.
-        self._left: weakref.WeakKeyDictionary[nn.Module, dict[str, Tensor]] = weakref.WeakKeyDictionary()
-        self._carried: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
+        self._left: dict[int, dict[str, Tensor]] = {}
+        self._carried: Counter[int] = Counter()
         self._findings: list[Finding] = []
         self._batch = 0  # samples of a batch of the last loader that a pass began over, 0 if it does not shuffle
 
@@ -76,11 +77,11 @@ class FinalProbes(Observer):
         self._batch = loader.batch_size or 0 if isinstance(loader.sampler, RandomSampler) else 0
 
     def on_forward(self, module: nn.Module, training: bool) -> None:
-        left = self._left.pop(module, None) if self._left else None
+        left = self._left.pop(id(module), None) if self._left else None
         if left:
             now = _states(module)
             same = all(now.get(name) is value for name, value in left.items())
-            self._carried[module] = self._carried.get(module, 0) + 1 if same else 0
+            self._carried[id(module)] = self._carried[id(module)] + 1 if same else 0
 
     def on_look(self, call: ForwardEvent) -> None:
         """Keep the arguments of a small call."""
@@ -98,7 +99,7 @@ class FinalProbes(Observer):
                 args, named = map_leaves(arguments, lambda value: value.detach())
                 self._calls[key] = _Call(call.module, args, named, call.samples == self._batch)
                 if self._calls[key].shuffled:
-                    self._left[call.module] = _states(call.module)
+                    self._left[id(call.module)] = _states(call.module)
 
     def on_optimizer(self, optimizer: Optimizer) -> None:
         self._optimizers.add(optimizer)
@@ -139,7 +140,7 @@ class FinalProbes(Observer):
                 results += tried_on_tokens(call.network, call.args, call.named, shift, place)
         where = definition_of(vars(type(call.network)).get("forward"))
         for one in results:
-            if one.name == CARRIED and call.shuffled and self._carried.get(call.network, 0) >= BATCHES:
+            if one.name == CARRIED and call.shuffled and self._carried[id(call.network)] >= BATCHES:
                 text = f"{one.evidence}, and batches of shuffled samples began with what the batch before had left"
                 one = as_fault(Code.TWICE, CARRIED, text)
             # A dropout that is never off, or a queue that is filled, matters where the network is evaluated.

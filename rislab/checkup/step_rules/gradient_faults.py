@@ -225,8 +225,8 @@ def _wrong_counts(one: StepComparison, before: StepComparison | None, text: str,
         last = one.step.backwards[-1].after if one.step.clips and one.step.backwards else None
         given = one.gradient if last is None or len(last) != len(one.gradient) else last
         rest = compare_gradients(given - one.expected, before.gradient)
-        # What is a multiple of the window's own gradient, as one whose sign was changed, holds nothing else.
-        if rest.cosine > 0.99 and rest.alpha > LOOSE and abs(one.comparison.cosine) < 1 - 1e-6:
+        turned = one.comparison.cosine < 1e-6 - 1 and near(-one.comparison.alpha, 1)  # a sign that was changed by hand
+        if rest.cosine > 0.99 and rest.alpha > LOOSE and not turned:
             name = "never zeroed" if near(rest.alpha, 1) else "left-overs leak"
             share = "whole" if name == "never zeroed" else f"{rest.alpha:.3g} times"
             evidence = f"{text}; the last step's gradient is in it {share}"
