@@ -162,3 +162,20 @@ def test_terms_of_several_optimisers_are_right(kind: str) -> None:
             for one in steps[:1] if "in turn" in kind else steps:
                 one.step()
     assert process.findings() == []
+
+
+def test_two_optimisers_may_step_on_the_sum_of_two_losses_that_pull_apart() -> None:
+    torch.manual_seed(0)
+    networks = [nn.Linear(4, 1) for _ in range(2)]
+    optimizers = [torch.optim.SGD(one.parameters(), lr=0.01) for one in networks]
+    with ProcessWatch() as watch:
+        for _ in range(24):
+            inputs = torch.randn(16, 4)
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            first, second = (one(inputs) for one in networks)
+            nn.functional.mse_loss(2 * first + 3 * second, inputs[:, :1]).backward(retain_graph=True)
+            nn.functional.mse_loss(3 * first - 5 * second, inputs[:, :1]).backward()
+            for optimizer in optimizers:
+                optimizer.step()
+    assert watch.findings().faults == []

@@ -242,6 +242,8 @@ class GradientUse(Observer):
         newest = live[-1] if live else None
         if newest is None or len(before) != 1 or before[0].stack == newest.stack:
             return
+        if any(term.steppers for term in newest.terms):
+            return  # both optimisers step on both losses
         others = [term.steppers[0] for term in before[0].terms if number in term.held]
         text = f"{self._label([number])} also steps on the gradient of the backward at {before[0].where}, on which "
         text += f"{self._label(others[:1])} has stepped before"
