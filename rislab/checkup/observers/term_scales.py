@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -79,7 +80,4 @@ def _summed(node: Node) -> tuple[int, int]:
     sizes: Sequence[Any] = getattr(node, "_saved_self_sym_sizes", ()) if node.name().startswith("SumBackward0") else ()
     if len(sizes) < 2:
         return 0, 0
-    count = 1
-    for size in sizes:
-        count *= int(size)
-    return int(sizes[0]), count
+    return int(sizes[0]), math.prod(map(int, sizes))

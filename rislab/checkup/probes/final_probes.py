@@ -99,7 +99,7 @@ class FinalProbes(Observer):
                 args, named = map_leaves(arguments, lambda value: value.detach())
                 self._calls[key] = _Call(call.module, args, named, call.samples == self._batch)
                 if self._calls[key].shuffled:
-                    self._left[id(call.module)] = _states(call.module)
+                    self._left[key] = _states(call.module)
 
     def on_optimizer(self, optimizer: Optimizer) -> None:
         self._optimizers.add(optimizer)
