@@ -346,7 +346,7 @@ _OF_THE_PROBES = (
         fix="test that the loss depends on all weights, and that they ask for gradients",
         needs="a trainable tensor",
         severity="fault",
-        faults=("head frozen", "detached backbone"),
+        faults=("head frozen", "detached backbone", "loss detached"),
         others=("one batch is not learned", "one batch is hardly learned", "not judged"),
     ),
     Rule(

@@ -459,6 +459,39 @@ def test_what_cannot_learn_is_found() -> None:
     model = network()
     model.requires_grad_(False)
     assert names(probed(model, only=["P5"])) == ["head frozen"]
+    detached = probed(loss=lambda output, target: functional.mse_loss(output.detach(), target), only=["P5"])
+    assert names(detached) == ["loss detached"]
+    flat = probed(loss=lambda output, target: functional.mse_loss(output.detach() + 0 * output, target), only=["P5"])
+    assert names(flat) == ["one batch is not learned"]
+
+
+def test_a_distance_that_is_maximised_is_found() -> None:
+    """At the target it is largest; a reward, which rises without end as well, has a slope there and may be meant."""
+    findings = probed(loss=lambda output, target: -functional.mse_loss(output, target), only=["P2"])
+    assert names(findings, "warning") == ["the loss is not smallest at the truth"]
+    reward = probed(loss=lambda output, target: -(output * target).mean(), only=["P2"])
+    assert names(reward) == names(reward, "warning") == []
+
+
+@pytest.mark.parametrize(
+    ("end", "loss", "fault"),
+    [
+        (nn.Softmax(1), nn.CrossEntropyLoss(), "probabilities where logits belong"),
+        (nn.Softmax(1), nn.NLLLoss(), "the loss is not smallest at the truth"),
+        (
+            nn.Softmax(1),
+            lambda output, target: functional.cross_entropy(input=output, target=target) + 1,
+            "probabilities where logits belong",
+        ),
+        (nn.Identity(), nn.CrossEntropyLoss(), ""),
+        (nn.LogSoftmax(1), nn.NLLLoss(), ""),
+    ],
+)
+def test_what_a_loss_is_given_is_told_as_in_a_watched_loop(
+    end: nn.Module, loss: Callable[..., Any], fault: str
+) -> None:
+    data = [(x, y.argmax(1)) for x, y in batches()]
+    assert names(probed(nn.Sequential(network(), end), loss, data, only=["P2"])) == [fault] * bool(fault)
 
 
 def test_evaluation_by_another_network_is_found() -> None:

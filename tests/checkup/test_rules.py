@@ -22,7 +22,7 @@ SHARED = {
     "left-overs leak": {"C2", "C3"},
     "tail never stepped": {"C8", "C10"},
     "scaler bypassed": {"C5", "C13"},
-    "loss detached": {"C4", "C9"},
+    "loss detached": {"C4", "C9", "P5"},
     "loop tail in a branch never taken": {"C9", "C14"},
     "weights kept in bf16": {"C4", "P8"},
     "detached backbone": {"C4", "P5"},

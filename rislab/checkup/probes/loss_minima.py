@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from rislab.checkup.recording.call_stack import caller
+from rislab.checkup.recording.events import LossEvent
 
 # A logit of what is sure: its exponential is below the rounding of every number format.
 SURE = 40.0
@@ -63,17 +64,24 @@ class LossCall:
 
 
 class LossCalls(TorchFunctionMode):
-    """Notes the calls of torch's losses: `with LossCalls() as calls: ...; calls.calls`."""
+    """Notes the calls of torch's losses: `with LossCalls() as calls: ...; calls.calls`.
 
-    def __init__(self) -> None:
+    Args:
+        on_loss: is told of each besides, as it is in a watched loop.
+    """
+
+    def __init__(self, on_loss: Callable[[LossEvent], object] | None = None) -> None:
         super().__init__()
         self.calls: list[LossCall] = []
+        self._on_loss = on_loss
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if any(func is one for one in (*MINIMISERS, *BOUNDED)) and isinstance(result, Tensor):
             bound = inspect.signature(func).bind(*args, **(kwargs or {}))
             bound.apply_defaults()
+            if self._on_loss is not None:
+                self._on_loss(LossEvent(func, args, kwargs or {}, result))
             self.calls.append(LossCall(func, bound.arguments, result, caller()[0]))
         return result
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import cycle, islice
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rislab.checkup.findings import Finding, as_fault, as_note, as_warning
+from rislab.checkup.observers.loss_arguments import CALLS, LossArguments
 from rislab.checkup.probes.loss_minima import DISTANCES, SURE, LossCall, LossCalls
 from rislab.checkup.probes.probe_batches import map_leaves, tensors_in
 from rislab.checkup.probes.probe_target import ProbeTarget
@@ -26,6 +28,8 @@ FLOOR = 1e-4
 # Of the way from the network's loss to the smallest one: more than this beyond the truth is not due to the descent.
 BEYOND = 2e-2
 DESCENT_STEPS = 60
+# A smaller slope is that of a least or a largest value.
+FLAT = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +37,8 @@ class ObservedLoss:
     """The loss of the network as it is."""
 
     output: Any  # of a copy
-    value: float  # of the loss
+    root: Tensor  # the loss
+    value: float  # of it
     calls: list[LossCall]  # of torch's losses that it made
     call: LossCall | None  # the one among them whose result is the loss, None if there is none
 
@@ -44,13 +49,13 @@ class ObservedLoss:
         return any(own is tensor for tensor in tensors_in(self.output).values())
 
 
-def observe_loss(target: ProbeTarget, batch: Any) -> ObservedLoss:
-    """The loss of a copy on a micro-batch, and the losses of torch that it is made of."""
-    with LossCalls() as calls:
+def observe_loss(target: ProbeTarget, batch: Any, arguments: LossArguments | None = None) -> ObservedLoss:
+    """The loss of a copy on a micro-batch, and the losses of torch that it is made of; `arguments` looks at theirs."""
+    with LossCalls(None if arguments is None else arguments.on_loss) as calls:
         output = target.apply(target.copy(), batch)
         value = target.loss_of(output, batch[1])
     call = next((one for one in calls.calls if one.result is value), None)
-    return ObservedLoss(output, float(value.detach()), calls.calls, call)
+    return ObservedLoss(output, value, float(value.detach()), calls.calls, call)
 
 
 def loss_at_truth(target: ProbeTarget) -> list[Finding]:
@@ -61,6 +66,20 @@ def loss_at_truth(target: ProbeTarget) -> list[Finding]:
         minimum = call.minimum()
         if minimum is not None and minimum.wrong:
             return [as_fault(code, NAME, minimum.wrong, call.where)]
+    return _of_arguments(target) or _at_truth(target, batch, observed)
+
+
+def _of_arguments(target: ProbeTarget) -> list[Finding]:
+    """What torch's losses are given, looked at as in a loop that has taken some micro-batches."""
+    arguments = LossArguments()
+    for batch in islice(cycle(target.data), max(CALLS, min(len(target.data), 2 * CALLS))):
+        value = observe_loss(target, batch, arguments).root
+        arguments.on_backward([(value, None)])
+    return arguments.findings()
+
+
+def _at_truth(target: ProbeTarget, batch: Any, observed: ObservedLoss) -> list[Finding]:
+    code = Code.LOSS_MINIMUM
     if target.perfect is not None:
         return _at_perfect(target, batch, observed)
     minimum = None if observed.call is None else observed.call.minimum()
@@ -114,7 +133,9 @@ def _at_guess(target: ProbeTarget, batch: Any, observed: ObservedLoss) -> list[F
     if not all(_undercut(value, lowest, observed.value) for value, _ in values):
         return []
     evidence = f"{text}; other answers have {lowest:.4g}"
-    if not is_distance or not math.isfinite(lowest):
+    # A loss that falls without end may be meant, unless the target is where it is largest.
+    endless = not math.isfinite(lowest) and values[0][1] > FLAT
+    if not is_distance or endless:
         return [as_note(code, "not judged", "which answer is perfect for this target is not known: give `perfect`")]
     if lowest <= 1e-3 * abs(observed.value) and at is not None and _is_rescaled(at, truth):
         return [as_note(code, "not judged", f"{evidence}, at a multiple of the target: give `perfect`")]
@@ -162,7 +183,7 @@ def _is_rescaled(answer: Tensor, truth: Tensor) -> bool:
 
 def _undercut(value: float, lowest: float, usual: float) -> bool:
     """Whether a loss is above the lowest by more than a descent may miss."""
-    if not math.isfinite(value):
+    if not math.isfinite(value) or lowest == -math.inf:
         return True
     return value - lowest > max(BEYOND * abs(usual - lowest), FLOOR * abs(usual), 1e-9)
 

@@ -49,6 +49,7 @@ from rislab.checkup.rules import Code
 from rislab.errors import InputError, check_choice, check_number, one_line
 
 LARGEST_HALF = 65504.0
+NOT_LEARNED = "one batch is not learned"
 # Samples that can differ in so many bits are not the same by chance.
 TELLING_BITS = 32
 
@@ -263,6 +264,8 @@ def one_batch_by_heart(target: ProbeTarget) -> list[Finding]:
     code = Code.ONE_BATCH
     if not any(value.requires_grad for value in target.model.parameters()):
         return [as_fault(code, "head frozen", "no parameter asks for a gradient", "", ("detached backbone",))]
+    if not target.compute_loss(target.copy(), target.data[0]).requires_grad:
+        return [as_fault(code, "loss detached", "the loss of the first micro-batch carries no gradient")]
     model, first, last, rate = target.learned
     findings = []
     silent = [name for name, value in model.named_parameters() if value.requires_grad and value.grad is None]
@@ -271,6 +274,9 @@ def one_batch_by_heart(target: ProbeTarget) -> list[Finding]:
         findings.append(as_warning(code, "detached backbone", text, "", ("head frozen", "loss detached")))
     least = min(_least_loss(target), last)
     text = f"loss {first:.4g} → {last:.4g} in {target.steps} steps of Adam at {rate:g} (least: {least:.4g})"
+    if first == last != 0 and not any(value.grad is not None and value.grad.any() for value in model.parameters()):
+        evidence = f"{text}: the gradient is 0 in all tensors"
+        return [*findings, as_fault(code, NOT_LEARNED, evidence, "", ("loss detached", "detached backbone"))]
     if not math.isfinite(first) or first - least <= 1e-3 * abs(first):
         return [*findings, as_note(code, "not judged", f"{text}: nothing is left to be learned")]
     share = (last - least) / (first - least)
@@ -278,7 +284,7 @@ def one_batch_by_heart(target: ProbeTarget) -> list[Finding]:
         # Of free answers; a network whose answers are logarithms of probabilities, or bounded, cannot give them all.
         share = 0.0 if first - last > 0.05 * abs(first) else 1.0
     if not share < 0.95:
-        return [*findings, as_fault(code, "one batch is not learned", text, "", ("loss detached", "detached backbone"))]
+        return [*findings, as_fault(code, NOT_LEARNED, text, "", ("loss detached", "detached backbone"))]
     if share > 0.3:
         findings.append(as_warning(code, "one batch is hardly learned", text))
     return findings
