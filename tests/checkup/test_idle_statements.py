@@ -58,3 +58,12 @@ def test_a_statement_that_does_nothing(evaluate: str, before: str, expected: str
     lines = script.read_text().splitlines()
     wrong = evaluate if "eval" in expected else before
     assert [one.where for one in found] == [f"{script}:{lines.index(f'    {wrong}') + 1}"] * len(found)
+
+
+def test_the_last_expression_may_be_shown(tmp_path: Path) -> None:
+    """A notebook shows it, and nothing comes after it."""
+    script = tmp_path / "cell.py"
+    script.write_text(LOOP.format(evaluate="model.eval()", before="pass") + "loss / 4\n")
+    with ProcessWatch() as process:
+        runpy.run_path(str(script))
+    assert "statement that does nothing" not in {one.name for one in process.findings()}

@@ -53,7 +53,11 @@ class IdleStatements(Observer):
         for name in sorted({name for name, _ in self._lines}):
             tree = syntax_tree(name)
             lines = {line for one, line in self._lines if one == name}
-            for node in [] if tree is None else _that_ran(tree.body, lines):
+            body = [] if tree is None else tree.body
+            # Nothing follows the last expressions of a file, and a notebook shows them.
+            while body and isinstance(body[-1], ast.Expr):
+                body = body[:-1]
+            for node in _that_ran(body, lines):
                 if text := _idle(node.value):
                     where = f"{name}:{node.lineno}"
                     results.append(as_fault(Code.LOSSES, "statement that does nothing", text, where))
