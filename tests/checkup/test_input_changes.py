@@ -13,7 +13,7 @@ from rislab.checkup.process_watch import ProcessWatch
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["normalised in place", "normalised in a copy", "buffer filled anew"])
+@pytest.mark.parametrize("kind", ["normalised in place", "normalised in a copy", "buffer filled anew", "made anew"])
 def test_inputs_that_are_changed_in_place_are_told(kind: str) -> None:
     torch.manual_seed(0)
     data, buffer = torch.rand(64, 8), torch.empty(16, 8)
@@ -26,6 +26,8 @@ def test_inputs_that_are_changed_in_place_are_told(kind: str) -> None:
                     inputs.sub_(0.5).div_(0.3)
                 elif kind == "normalised in a copy":
                     inputs = (inputs - 0.5) / 0.3
+                elif kind == "made anew":
+                    inputs = torch.linspace(0, 1 + float(torch.rand(())), 128).reshape(16, 8)
                 else:
                     inputs = buffer.copy_(torch.rand(16, 8))
                 optimizer.zero_grad()

@@ -6,6 +6,7 @@ Numbers that lie on one straight line over the old ones, and not on the identity
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -68,7 +69,8 @@ class InputChanges(Observer):
     """Compares inputs with what the same memory held when it came before, and samples of datasets with themselves."""
 
     def __init__(self) -> None:
-        self._numbers: dict[tuple[int, ...], Tensor] = {}
+        # By address and shape, with the memory itself: once that is gone, other data may come to its place.
+        self._numbers: dict[tuple[int, ...], tuple[weakref.ref[torch.UntypedStorage], Tensor]] = {}
         self._looks = Looks()
         self._changes: list[tuple[float, float]] = []
         self._where = ""
@@ -103,12 +105,12 @@ class InputChanges(Observer):
         place = (first.data_ptr(), *first.shape)
         if not self._looks.wanted(place):
             return
-        before = self._numbers.get(place)
-        if before is None and len(self._numbers) >= PLACES:
+        known = self._numbers.get(place)
+        if known is None and len(self._numbers) >= PLACES:
             return
         now = few_coordinates(first, NUMBERS)
-        self._numbers[place] = now
-        change = None if before is None else _change(before, now)
+        self._numbers[place] = weakref.ref(first.untyped_storage()), now
+        change = _change(known[1], now) if known is not None and known[0]() is not None else None
         if change is not None:
             self._changes.append(change)
             self._where = self._where or caller()[0]
