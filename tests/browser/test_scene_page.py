@@ -10,7 +10,7 @@ import pytest
 from rislab.errors import InputError
 from rislab.music.scene_view import SceneExplorer, SceneSettings, place_apart
 from rislab.panels.scene_controls import control_groups
-from rislab.plots.scene_content import scene_content, scene_look, scene_script
+from rislab.plots.scene_content import scene_content, scene_css, scene_look, scene_script
 from rislab.reports.scene_page import PAGE_MAP, SEPARATIONS, SNRS_DB, scene_page, write_page_of, write_scene_page
 from tests.browser.chromium import OVERLAPS
 
@@ -31,6 +31,14 @@ REFUSING = """({ script, content, groups, look }) => {
   scene.show(content);
 }"""
 MAP = f"{SCENE}.querySelector('canvas').source"
+# How high all of it is; the largest part of the width, in any row of maps, right of the last map; how wide a map is.
+LAYOUT = """() => {
+  const root = document.querySelector(".rislab-scene"), box = root.getBoundingClientRect();
+  const maps = [...root.querySelectorAll(".map")].map((one) => one.querySelector("svg").getBoundingClientRect());
+  const right = Math.max(...maps.map((one) => one.right));
+  return { high: box.height, beside: (box.right - right) / box.width, across: maps[0].width };
+}"""
+LAB = 120  # pixels of menus, tabs and bars of JupyterLab above and below a notebook
 
 
 @pytest.mark.process
@@ -99,4 +107,29 @@ def test_a_sweep_that_is_refused_ends_with_its_sentence(browser: Any) -> None:
     play.click()
     page.wait_for_function("document.querySelector('button[aria-pressed]').ariaPressed === 'false'")
     page.locator(".refusal:visible", has_text="not allowed").wait_for()
+    page.close()
+
+
+@pytest.mark.parametrize(("width", "height"), [(1160, 800), (1800, 1080), (2400, 1300)])
+def test_maps_fill_the_width_and_all_of_it_fits_on_one_screen(browser: Any, width: int, height: int) -> None:
+    """Of JupyterLab in a window of 1280, 1920 and 2560 pixels, whose margins take the rest of the width."""
+    spectra = SceneExplorer().spectra(SETTINGS, PAGE_MAP)
+    drawn, wide = scene_content({"truth": spectra}), {}
+    page = browser.new_page(viewport={"width": width, "height": height})
+    for count in (1, 2, 4, 6):
+        maps = [{**drawn["maps"][0], "name": f"{number}"} for number in range(count)]
+        content = {**drawn, "maps": maps, "answers": 0, "state": "complete"}
+        content["values"] = {"separation": 45.0, "covariance": "0", "chosen": 1}
+        page.goto("about:blank")
+        page.add_style_tag(content=scene_css())
+        groups = control_groups(SETTINGS, ("truth", "sample", "sparse", "posterior", "learned", "blend"), ())
+        page.evaluate(REFUSING, {"script": scene_script(), "content": content, "groups": groups, "look": scene_look()})
+        page.wait_for_function(f"{SCENE}?.dataset.state === 'complete'")
+        layout = page.evaluate(LAYOUT)
+        assert layout["high"] <= height - LAB, count
+        assert page.evaluate(f"({OVERLAPS})({SCENE})") == []
+        wide[count] = layout
+    # Four stand as they come: no strip beside them is empty, but for margins; fewer are no smaller, and more are no larger.
+    assert wide[4]["beside"] < 0.02
+    assert wide[1]["across"] >= wide[2]["across"] >= wide[4]["across"] >= wide[6]["across"]
     page.close()

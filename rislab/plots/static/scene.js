@@ -4,7 +4,7 @@
 // rislabScene(root, options) returns { show(content), repaint(), repaintNow(), dispose() }. Of the options, `send(values, coarse)` is
 // called with what the user changed: at once while the last answer is there, and else when it comes.
 function rislabScene(root, { groups, look, dark, send, parts = {} }) {
-  const SVG = "http://www.w3.org/2000/svg", WAIT = 400, NEAR = 7;
+  const SVG = "http://www.w3.org/2000/svg", WAIT = 400, NEAR = 7, PLAN = 0.56; // PLAN: share of the view from above
   const DEGREE = Math.PI / 180;
   let content = null, request = 0, sent = 0, before = 0, sentAt = 0, dirty = false, coarse = false, playing = null;
   const changed = new Map(); // name → [value, number of the request that said it]
@@ -199,29 +199,39 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
   }
 
   // ---------------------------------------------------------------------------------------------------------- sizes
-  const views = put(root, "div", { class: "views" });
-  const room = parts.scene === false ? null : put(views, "div", { class: "room" });
-  const maps = put(views, "div", { class: "maps" });
-  const below = put(root, "div", { class: "below" });
-  const cut = parts.cut === false ? null : put(below, "div", { class: "cut" });
-  const table = parts.table === false ? null : put(below, "div", { class: "table", role: "region", tabindex: "0",
+  // Two columns, the room over the cut and the maps over the table; in a narrow window one, with the maps after the room.
+  const views = put(root, "div", { class: "views" }), column = () => put(views, "div", { class: "column" });
+  const [places, results] = [column(), column()];
+  const room = parts.scene === false ? null : put(places, "div", { class: "room" });
+  const cut = parts.cut === false ? null : put(places, "div", { class: "cut" });
+  const maps = put(results, "div", { class: "maps" });
+  const table = parts.table === false ? null : put(results, "div", { class: "table", role: "region", tabindex: "0",
     "aria-label": "estimates, errors and bound of each source" });
   const note = put(root, "div", { class: "note", "aria-live": "polite" });
   const drawn = new Map(); // of each map: canvas, svg, the data that the canvas shows
 
+  const GAP = 8, AROUND = 142, HEAD = 17, LINE = 18, LEAST_CUT = 132; // pixels; AROUND of menus and margins of JupyterLab
   function sizes() {
-    const width = Math.max(root.clientWidth - 8, 292), gap = 8;
-    const narrow = width < 620;
-    const left = narrow || !room ? width : Math.min(Math.max(0.33 * width, 230), 430);
-    const right = narrow || !room ? width : width - left - gap;
-    const count = content.maps.length, columns = count > 1 && right > 420 ? 2 : 1, rows = Math.ceil(count / columns);
-    const across = (right - gap * (columns - 1)) / columns;
+    const width = Math.max(root.clientWidth - 8, 292), narrow = width < 620, single = narrow || !room;
+    const [a, e] = [content.limits.azimuth, content.limits.elevation], aspect = (e[1] - e[0]) / (a[1] - a[0]);
     // As high as the window lets it be, so that all of it is on one screen.
-    const most = narrow ? Infinity : Math.max(0.56 * window.innerHeight, 300) / Math.max(rows, 1) - 38;
-    const [a, e] = [content.limits.azimuth, content.limits.elevation];
-    const aspect = (e[1] - e[0]) / (a[1] - a[0]);
-    const inner = Math.min(across - 48, most / aspect);
-    return { width, left, right, columns, inner, high: inner * aspect, rows, narrow };
+    const high = Math.max(window.innerHeight - AROUND - bar.offsetHeight, 440);
+    const least = clamp(0.27 * width, [270, 430]), widest = single ? width : width - GAP - least;
+    const tableHigh = table ? LINE * (content.places.length + 2) : 0, leastCut = cut ? LEAST_CUT + HEAD : 0, count = Math.max(content.maps.length, 1);
+    const grid = (columns) => {
+      const rows = Math.ceil(count / columns), most = narrow ? Infinity : (high - tableHigh - (single ? leastCut : 0)) / rows - 38;
+      return { columns, rows, inner: Math.min((widest + GAP) / columns - GAP - 48, most / aspect) };
+    };
+    // Of all ways to set the maps in rows the one with the largest; narrow windows scroll.
+    const ways = narrow ? [grid(count > 1 && width > 420 ? 2 : 1)] : Array.from({ length: Math.min(count, 4) }, (_, i) => grid(i + 1));
+    const best = ways.reduce((one, other) => (other.inner > one.inner + 1 ? other : one));
+    // The room takes what the maps leave, and the cut ends where the table does.
+    const needed = best.columns * (best.inner + 48 + GAP) - GAP;
+    const left = single ? width : clamp(width - GAP - needed, [least, Math.max(0.4 * width, least)]);
+    const mapHigh = best.inner * aspect, rightHigh = best.rows * (mapHigh + 38) + tableHigh;
+    const roomHigh = single ? 0 : heightOfRoom(left, high - leastCut - 2 * HEAD);
+    const cutHigh = single ? LEAST_CUT : clamp(rightHigh - roomHigh - 3 * HEAD, [LEAST_CUT, 260]);
+    return { ...best, left, right: single ? width : width - left - GAP, high: mapHigh, roomHigh, cutHigh, narrow, single };
   }
 
   // ------------------------------------------------------------------------------------------------------- painting
@@ -255,6 +265,7 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
       if (control.position && !changed.has(control.name) && !content.refused?.[control.name])
         knobs.get(control.name).set(place(value("chosen") - 1)?.[control.position - 1]);
     const size = sizes();
+    views.classList.toggle("single", size.single);
     if (room) paintRoom(size);
     paintMaps(size);
     if (cut) paintCut(size);
@@ -380,12 +391,17 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
   const aside = (svg, words) => text(svg.parentNode.querySelector(".aside"), words);
 
   // ------------------------------------------------------------------------------------- the room, from above and beside
-  function paintRoom({ left, inner, high, rows, narrow }) {
+  // Both views together, without their titles: as high as the one from above is when it fills the width.
+  function heightOfRoom(left, most) {
+    const [low, high] = content.limits.azimuth.map((angle) => angle * DEGREE);
+    return clamp(((left - 44) / (Math.sin(high) - Math.sin(low)) + 38) / PLAN, [270, Math.max(most, 270)]);
+  }
+  function paintRoom({ left, roomHigh, narrow }) {
     room.style.width = `${left}px`;
     room.classList.toggle("across", narrow);
-    const far = content.limits.range[1], total = Math.max(rows * (high + 37) - 36, 270);
-    wedge("plan", "from above", narrow ? 0.58 * left : left, narrow ? 170 : 0.56 * total, content.limits.azimuth, far, 0);
-    wedge("side", "from the side", narrow ? 0.42 * left - 8 : left, narrow ? 170 : 0.44 * total, content.limits.elevation, far, 1);
+    const far = content.limits.range[1];
+    wedge("plan", "from above", narrow ? 0.58 * left : left, narrow ? 170 : PLAN * roomHigh, content.limits.azimuth, far, 0);
+    wedge("side", "from the side", narrow ? 0.42 * left - 8 : left, narrow ? 170 : (1 - PLAN) * roomHigh, content.limits.elevation, far, 1);
   }
   function wedge(name, title, width, height, limits, far, index) {
     const svg = svgOf(room, name, title);
@@ -568,14 +584,14 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
   }
 
   // ------------------------------------------------------------------------------------------------------- range cut
-  function paintCut({ left, narrow }) {
+  function paintCut({ left, cutHigh: height }) {
     cut.style.width = `${left}px`;
-    const slot = value("chosen") - 1, height = 132, at = { left: 46, top: 4, right: left - 8, bottom: height - 30 };
+    const slot = value("chosen") - 1, at = { left: 46, top: 4, right: left - 8, bottom: height - 30 };
     const svg = svgOf(cut, "range", "");
     resize(svg, left, height);
     svg.setAttribute("role", "img");
     svg.setAttribute("aria-label", `spectra over the range in the direction of source ${slot + 1}`);
-    const key = [left, slot, place(slot)?.[2], content.reach, content.maps.map((map) => [map.name, map.stale, map.cut.data, map.cut.low]),
+    const key = [left, height, slot, place(slot)?.[2], content.reach, content.maps.map((map) => [map.name, map.stale, map.cut.data, map.cut.low]),
       value("covariance")];
     layer(svg, "marks", key, (group) => paintCurves(group, svg, slot, at, height));
   }
