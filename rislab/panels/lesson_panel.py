@@ -118,11 +118,12 @@ class Lesson:
         given = [panel for panel in self.predictions.values() if panel.answer]
         right = sum(panel.is_right for panel in given)
         predictions = of_notebook(lessons().predictions, self.notebook)
+        hints = sum(self.hints_taken.values())
         answered = sum(feedback.text != NO_ANSWER for feedback in self.feedback.values())
         return (
             f"predictions: {right} right of {len(given)} made, {len(predictions)} asked; exercises: "
             f"{earned:g} of {sum(map(points, exercises.values()))} points, {answered} of {len(exercises)} answered, "
-            f"{sum(self.hints_taken.values())} hints"
+            f"{hints} {'hint' if hints == 1 else 'hints'}"
         )
 
     def _exercise(self, name: str) -> Exercise:

@@ -69,8 +69,8 @@ class NumberKnob(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no ty
         looks = {"style": {"description_width": "initial"}, "tooltip": tooltip(declaration)}
         self.box = ipywidgets.FloatText(_shown(value), step=arrows, description=label, **looks)
         self.box.layout.width = width if ends is None else "45%"
-        # Without a height: what is said hangs over the rows below, and moves none of them.
-        self.note = ipywidgets.HTML(layout={"display": "none", "height": "0px", "overflow": "visible"})
+        # Without a height and a margin: what is said hangs over the rows below, and moves none of them.
+        self.note = ipywidgets.HTML(layout={"display": "none", "height": "0px", "margin": "0px", "overflow": "visible"})
         self.slider: Any = None
         row: list[Any] = [self.box]
         if ends is not None:

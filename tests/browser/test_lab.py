@@ -125,6 +125,7 @@ def test_panels_live_in_jupyterlab(page: Any, folder: Path) -> None:
     box(page, "micro-batch").fill("0")
     page.keyboard.press("Tab")
     page.wait_for_selector("[role=alert]:has-text('micro_batch is 0; allowed: a whole number in')")
+    page.wait_for_timeout(500)  # its text and its place come one after the other
     assert box(page, "micro-batch").input_value() == "0" and page.evaluate(PLACES) == places
     box(page, "micro-batch").fill("16")
     page.keyboard.press("Tab")
