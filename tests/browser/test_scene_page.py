@@ -129,7 +129,7 @@ def test_maps_fill_the_width_and_all_of_it_fits_on_one_screen(browser: Any, widt
         assert layout["high"] <= height - LAB, count
         assert page.evaluate(f"({OVERLAPS})({SCENE})") == []
         wide[count] = layout
-    # Four stand as they come: no strip beside them is empty, but for margins; fewer are no smaller, and more are no larger.
+    # No strip beside the four that are shown first is empty, but for margins; fewer are no smaller, more no larger.
     assert wide[4]["beside"] < 0.02
     assert wide[1]["across"] >= wide[2]["across"] >= wide[4]["across"] >= wide[6]["across"]
     page.close()
