@@ -94,9 +94,11 @@ def grade(
     exercises = [name for name, exercise in EXERCISES.items() if exercise.notebook in given]
     class_ = hand_ins(folder)
     marks = {one.student: {name: mark_of(one, name, quiz_seed) for name in exercises} for one in class_}
-    notes: list[str] = []
+    waiting = [(one, name) for one in class_ for name in exercises if marks[one.student][name].verdict == "not run"]
+    notes = (
+        [f"{len(waiting)} answers are code that was not run, and earn nothing: --run judges them"] if waiting else []
+    )
     if run:
-        waiting = [(one, name) for one in class_ for name in exercises if marks[one.student][name].verdict == "not run"]
         jobs = [Job(name, _imports(one, one.answers[name].source), one.answers[name].source) for one, name in waiting]
         outcomes = list(run_jobs(jobs, seconds=seconds)) if jobs else []
         for (one, name), outcome in zip(waiting, outcomes, strict=True):
@@ -151,10 +153,14 @@ def mark_of(hand_in: HandIn, name: str, quiz_seed: int = SEED) -> Mark:
         return Mark("not there")
     if EXERCISES[name].kind == "code":
         return Mark("no answer") if answer.empty else Mark("not run", text="code is judged by rislab grade --run")
+    if answer.expression is None:
+        return Mark("not readable", text="its cell is not Python")
     try:
         feedback = check(name, _value(answer.expression), quiz_seed=quiz_seed)
-    except (InputError, ArithmeticError, RecursionError) as error:
-        return Mark("not readable", text=str(error) if isinstance(error, InputError) else "")
+    except InputError as error:
+        return Mark("not readable", text=str(error))
+    except (ArithmeticError, RecursionError) as error:
+        return Mark("not readable", text=f"answer cannot be computed: {error}")
     if feedback.right is None:
         return Mark("no answer")
     earned = feedback.earned * points(EXERCISES[name])

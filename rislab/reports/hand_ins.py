@@ -30,7 +30,7 @@ MARK = "rislab"
 class Answer:
     """The answer to one exercise, as it stands in a cell."""
 
-    expression: ast.expr  # of a number, a word or a list; a name for code
+    expression: ast.expr | None  # of a number, a word or a list; a name for code; None if its cell is not Python
     source: str  # of the cell, without its check
     output: str  # text that stands below the cell
     empty: bool  # whether it is as in the notebook that was handed out
@@ -221,7 +221,7 @@ def answers_of(notebook: Mapping[str, Any]) -> tuple[dict[str, Answer], list[str
         if not (statements := statements_of(source)):
             for _, name in CHECK.findall(source):
                 if name in EXERCISES:
-                    _take(answers, name, Answer(ast.Name("answer"), source, output, empty=False))
+                    _take(answers, name, Answer(None, source, output, empty=False))
         imports += [ast.unparse(each) for each in statements if isinstance(each, ast.Import | ast.ImportFrom)]
         # If the cell does not assign an answer, this name makes it "not readable".
         answer: ast.expr = ast.Name("answer")

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from rislab.faults.lessons import KINDS, lessons
-from rislab.reports import notebooks
+from rislab.reports import gallery, notebooks
 
 LESSONS = lessons()
 
@@ -29,9 +29,37 @@ def test_plans_last_as_long_as_they_say() -> None:
     assert set(LESSONS.plans) == {45, 90, 180}
     for minutes, plan in LESSONS.plans.items():
         assert sum(length for length, _, _ in plan) == minutes
-        names = {name for part in plan for name in re.findall(r"\*([a-z ]+)\*", part[2])}
-        assert names <= set(LESSONS.exercises)
         assert {notebook for _, notebook, _ in plan} <= {*LESSONS.preparations, ""}
+
+
+def test_a_plan_names_what_its_notebook_has() -> None:
+    parts = [part for plan in LESSONS.plans.values() for part in plan if part[1]]
+    named = [(notebook, name) for _, notebook, what in parts for name in re.findall(r"\*([a-z ]+)\*", what)]
+    assert len(named) >= 9
+    assert [(name, notebook) for notebook, name in named if LESSONS.exercises[name].notebook != notebook] == []
+    sections = [(notebook, name) for _, notebook, what in parts for name in re.findall(r"'(\w[\w ]+)'", what)]
+    numbers = [
+        (notebook, numbers) for _, notebook, what in parts for numbers in re.findall(r"[Pp]arts (\d) \w+ (\d)", what)
+    ]
+    sections += [(notebook, f"{number}. ") for notebook, both in numbers for number in both]
+    assert len(sections) >= 5
+    for notebook, section in sections:
+        cells = notebooks.read_notebook(notebooks.find_notebook(notebook)).cells
+        assert any(re.search(rf"^##+ {section}", cell.source, re.MULTILINE) for cell in cells), (notebook, section)
+
+
+def test_a_question_holds_for_every_named_set() -> None:
+    """A report showed "Three designs see 2048 fresh scenes in each of 5 epochs" above a run of 1024 and 3."""
+
+    def numbers(text: str) -> set[str]:
+        return set(re.findall(r"\d+(?:\.\d+)?", text))
+
+    changed = {(one.notebook, name): values for one in gallery.named_sets() for name, values in one.changed.items()}
+    assert len(changed) > 8
+    for (notebook, name), (value, default) in changed.items():
+        gone = numbers(repr(default)) - numbers(repr(value))
+        asked = [one.question for one in LESSONS.predictions.values() if one.notebook == notebook]
+        assert [question for question in asked if numbers(question) & gone] == [], name
 
 
 @pytest.mark.parametrize("name", notebooks.available())

@@ -15,6 +15,8 @@ from rislab.reports import notebooks, parameter_checks, runner
 from tests.forks import forking
 from tests.notebooks.small import SMALL
 
+LARGEST = 5_000_000  # bytes of a report
+
 
 class Ran(dict[str, runner.Report]):
     """The report of each notebook, run when it is first asked for."""
@@ -58,6 +60,13 @@ def test_a_notebook_runs_to_its_verdict(name: str, ran: Ran) -> None:
         if text == "stderr"
     ]
     assert noise == []
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("name", SMALL)
+def test_a_report_is_small_enough_to_be_sent(name: str, ran: Ran) -> None:
+    # Of small values: those of `rislab report --all` are measured when it is timed, see tests/figures.
+    assert ran[name].html.stat().st_size < LARGEST
 
 
 @pytest.fixture(scope="module")

@@ -78,7 +78,7 @@ def test_a_class_is_graded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     with (class_ / "huge.ipynb").open("wb") as huge:
         huge.truncate(100 << 20)
     assert main(["grade", str(class_), "-o", str(tmp_path / "out")]) == 0
-    capsys.readouterr()
+    assert "1 answers are code that was not run, and earn nothing: --run judges" in capsys.readouterr().err
     rows = rows_of((tmp_path / "out" / "grades.csv").read_text())
     assert set(rows) == {"ada", "'=cmd", "liar", "broken", "blank", "nothing", "huge"}
     ada = rows["ada"]
@@ -129,6 +129,7 @@ def test_whatever_is_handed_in_is_graded_or_refused_in_a_sentence(tmp_path: Path
     handed_in(class_ / "elsewhere.ipynb", "answer = 1", "check('suspect', answer)", outputs="right\n")
     handed_in(class_ / "added.ipynb", "answer = 1\nanswer += 1\ncheck('suspect', answer)")
     handed_in(class_ / "not python.ipynb", "answer = )\ncheck('suspect', answer)")
+    handed_in(class_ / "no number.ipynb", "answer = 1 / 0\ncheck('suspect', answer)")
     handed_in(class_ / "hex.ipynb", f"answer = 0x{'f' * 9999}\ncheck('optimiser', answer)")
     handed_in(class_ / "deep.ipynb", f"a{'.b' * 700} = 1", right)
     handed_in(class_ / "surrogate.ipynb", right, "answer = 1\ncheck('\\ud800', answer)")
@@ -168,8 +169,17 @@ def test_whatever_is_handed_in_is_graded_or_refused_in_a_sentence(tmp_path: Path
         "caf\udce9": "nothing was handed in",
     }.items():
         assert sentence in of[student][1], (student, of[student])
-    unread = {one.student for one in grades if "not readable" in {mark.verdict for mark in one.marks.values()}}
-    assert unread == {"elsewhere", "added", "not python", "hex"}
+    unread = {one.student: mark.text for one in grades for mark in one.marks.values() if mark.verdict == "not readable"}
+    expression = "answer is an expression"
+    for student, sentence in {
+        "elsewhere": expression,
+        "added": expression,
+        "not python": "its cell is not Python",
+        "hex": "answer is a number of thousands of digits",
+        "no number": "answer cannot be computed: float division by zero",
+    }.items():
+        assert unread.pop(student).startswith(sentence), student
+    assert unread == {}
     assert len(list((out / "gradescope").iterdir())) == len(grades)
 
 
