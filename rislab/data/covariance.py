@@ -99,14 +99,11 @@ def covariance(factor: Tensor) -> Tensor:
 
 
 def beam_power(factor: Tensor, atoms: Tensor) -> Tensor:
-    """Power a_g^H F F^H a_g that beams towards given points receive, in one matrix product for all scenes.
+    """Power a_g^H F F^H a_g that beams towards given points receive, [B,G], in one matrix product for all scenes.
 
     Args:
         factor: F, [B,N,K], complex.
         atoms: a_g, [G,N], steering vectors in the dtype of F.
-
-    Returns:
-        [B,G], real.
     """
     scenes, elements, columns = factor.shape
     stacked = factor.permute(1, 0, 2).reshape(elements, -1)  # [N, B·K]
@@ -158,14 +155,7 @@ def nmse(predicted: Tensor, truth: Tensor) -> Tensor:
 
 
 def effective_rank(factor: Tensor) -> Tensor:
-    """Effective rank (tr R)² / tr R² of R = F F^H.
-
-    Args:
-        factor: F, [B,N,K], complex.
-
-    Returns:
-        [B], real, 1 … K; 1/2 for a zero factor, which has none.
-    """
+    """Effective rank (tr R)² / tr R² of R = F F^H, F [B,N,K]: [B], 1 … K; 1/2 for a zero factor, which has none."""
     gram = factor.mH @ factor
     energy = frobenius_squared(gram)
     rank = gram.diagonal(dim1=-2, dim2=-1).real.sum(-1).square() / energy.clamp_min(torch.finfo(energy.dtype).tiny)

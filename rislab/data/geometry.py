@@ -23,14 +23,7 @@ from rislab.errors import InputError, check_choice, check_number
 
 
 def direction(azimuth: Tensor, elevation: Tensor) -> Tensor:
-    """Unit vector towards (azimuth, elevation).
-
-    Args:
-        azimuth: φ, [...], radians.
-        elevation: θ, [...], radians.
-
-    Returns:
-        [..., 3], real, (cosθ cosφ, cosθ sinφ, sinθ).
+    """Unit vectors (cosθ cosφ, cosθ sinφ, sinθ) [...,3] towards azimuth φ and elevation θ, [...] each in radians.
 
     Example:
         >>> direction(torch.tensor(0.0), torch.tensor(0.0)).tolist()  # broadside
@@ -41,30 +34,12 @@ def direction(azimuth: Tensor, elevation: Tensor) -> Tensor:
 
 
 def position(azimuth: Tensor, elevation: Tensor, range: Tensor) -> Tensor:
-    """Cartesian position of sources.
-
-    Args:
-        azimuth: [...], radians.
-        elevation: [...], radians.
-        range: [...], metres.
-
-    Returns:
-        [..., 3], metres.
-    """
+    """Positions x, y, z [...,3] in metres of sources at [...] azimuth and elevation in radians, and range in metres."""
     return range.unsqueeze(-1) * direction(azimuth, elevation)
 
 
 def position_jacobian(azimuth: Tensor, elevation: Tensor, range: Tensor) -> Tensor:
-    """Derivatives ∂p/∂(φ, θ, r) of position().
-
-    Args:
-        azimuth: [...], radians.
-        elevation: [...], radians.
-        range: [...], metres.
-
-    Returns:
-        [..., 3, 3]; rows are the coordinates x, y, z, columns azimuth, elevation and range.
-    """
+    """Derivatives ∂p/∂(φ, θ, r) of position(), [...,3,3]; rows are x, y, z, columns azimuth, elevation and range."""
     sin_a, cos_a = torch.sin(azimuth), torch.cos(azimuth)
     sin_e, cos_e = torch.sin(elevation), torch.cos(elevation)
     by_azimuth = torch.stack([-cos_e * sin_a, cos_e * cos_a, torch.zeros_like(sin_e)], dim=-1)
@@ -74,17 +49,7 @@ def position_jacobian(azimuth: Tensor, elevation: Tensor, range: Tensor) -> Tens
 
 
 def separation(azimuth: Tensor, elevation: Tensor, other_azimuth: Tensor, other_elevation: Tensor) -> Tensor:
-    """Angle between two directions seen from the centre of the surface.
-
-    Args:
-        azimuth: [...], radians.
-        elevation: [...], radians.
-        other_azimuth: [...], radians.
-        other_elevation: [...], radians.
-
-    Returns:
-        [...], radians, 0 … π; the arguments broadcast.
-    """
+    """Angle [...] between two directions seen from the centre of the surface, 0 … π; all in radians."""
     cosine = (direction(azimuth, elevation) * direction(other_azimuth, other_elevation)).sum(-1)
     return torch.acos(cosine.clamp(-1.0, 1.0))
 
@@ -331,12 +296,7 @@ class ArrayGeometry:
             )
 
     def derivatives(self, azimuth: Tensor, elevation: Tensor, range: Tensor) -> Tensor:
-        """Derivatives of steering() by azimuth, elevation and range, ∂a = −j k0 ∂(path) a.
-
-        Args:
-            azimuth: [...], radians.
-            elevation: [...], radians.
-            range: [...], metres, > 0.
+        """Derivatives ∂a = −j k0 ∂(path) a of steering() by azimuth, elevation and range.
 
         Returns:
             [..., 3, N], complex, in 1/rad, 1/rad and 1/m.
@@ -349,12 +309,7 @@ class ArrayGeometry:
     def steering_and_phase_gradient(
         self, azimuth: Tensor, elevation: Tensor, inverse_range: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Steering vectors with the derivatives of phase() by azimuth, elevation and 1/r.
-
-        Args:
-            azimuth: [...], radians.
-            elevation: [...], radians.
-            inverse_range: 1/r, [...], 1/m, ≥ 0.
+        """Steering vectors with the derivatives of phase() by azimuth, elevation and 1/r ≥ 0.
 
         Returns:
             [..., N], complex, and [..., 3, N], real.

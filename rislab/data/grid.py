@@ -141,20 +141,14 @@ class Grid:
         axes = self.array.axes()
         if axes is None:
             return self
-        by_rows, by_columns = (
-            _is_even(axes[0]) and _is_even(self.elevation),
-            _is_even(axes[1]) and _is_even(self.azimuth),
-        )
+        by_rows = _is_even(axes[0]) and _is_even(self.elevation)
+        by_columns = _is_even(axes[1]) and _is_even(self.azimuth)
         elevation = self.elevation[len(self.elevation) // 2 :] if by_rows else self.elevation
         azimuth = self.azimuth[len(self.azimuth) // 2 :] if by_columns else self.azimuth
         return replace(self, azimuth=azimuth, elevation=elevation, folds=(by_rows, by_columns))
 
     def interpolation(self, dtype: torch.dtype) -> Interpolation:
-        """Fewer points that determine the power of any beam at all points.
-
-        Args:
-            dtype: real dtype, to whose rounding error the interpolation is exact.
-        """
+        """Fewer points that determine the power of any beam at all points, to the rounding of a real dtype."""
         if dtype not in self._nodes:
             self._nodes[dtype] = Interpolation.of(self, dtype)
         return self._nodes[dtype]
@@ -213,10 +207,8 @@ class Grid:
             torch.cos(lag, out=planes[:, 0])
             torch.sin(lag, out=planes[:, 1]).neg_()
             parts = mirror_parts(planes.div_(math.sqrt(array.count)), self.array, self.folds)
-            yield (
-                piece,
-                parts[0].flatten(1) if len(parts) == 1 else torch.cat([part.flatten(1) for part in parts], dim=1),
-            )
+            flat = [part.flatten(1) for part in parts]
+            yield piece, flat[0] if len(flat) == 1 else torch.cat(flat, dim=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,14 +258,7 @@ class Interpolation:
         return any(matrix is not None for matrix in self.matrices)
 
     def __call__(self, values: Tensor) -> Tensor:
-        """Values at all points of the grid, from those at the nodes.
-
-        Args:
-            values: [B,P',Q',R'], real.
-
-        Returns:
-            [B,P,Q,R], real.
-        """
+        """Values [B,P,Q,R] at all points of the grid, from those at the nodes, [B,P',Q',R'], real."""
         across, up, deep = (matrix if matrix is None else matrix.to(values) for matrix in self.matrices)
         if deep is not None:
             values = values @ deep.T
