@@ -230,11 +230,12 @@ def conditions(config: SceneConfig, tolerances: tuple[float, float, float]) -> s
     apart = f"at least {math.degrees(config.separation):.3g}° apart" if config.separation else "at any distance"
     metres = "any range" if math.isinf(far) else f"{far:g} m"
     kind = "stochastic" if config.symbols == "varying" else "deterministic"
+    allowed = kind if config.antennas == 1 else "deterministic"
     return (
         f"{config.power_law} powers, sources {apart}, {config.symbols} symbols, κ = {config.rician_factor:g}\n"
         "SNR: mean signal over noise power at the antennas, all sources together\n"
         f"hits: within {math.degrees(azimuth):g}° / {math.degrees(elevation):g}° / {metres}; "
-        "bound allows: recall by the deterministic bound\n"
+        f"bound allows: recall by the {allowed} bound\n"
         f"error/√CRB: of hits, by the {kind} bound; {ABSENT_MEANS}\n"
         "left/noise: what the estimate leaves of the snapshots, over what noise would leave"
     )

@@ -21,7 +21,7 @@ from rislab.data import measurement_checks as checks
 from rislab.data.geometry import ArrayGeometry
 from rislab.data.grid import Grid
 from rislab.data.scene_config import Interval, SceneConfig
-from rislab.data.scenes import SceneBatch, received_fields
+from rislab.data.scenes import SceneBatch, received_fields, rows_of
 from rislab.errors import InputError, check_choice
 
 NEAREST = 0.2
@@ -86,10 +86,8 @@ class MeasurementModel:
 
 def unknown_axes(config: SceneConfig | MeasurementModel) -> tuple[bool, bool, bool]:
     """Which of azimuth, elevation and range are unknown: an axis of one value is known, a plane wave has no range."""
-    curved = config.wavefront != "planar"
-    widths = (interval[1] > interval[0] for interval in (config.azimuth, config.elevation, config.range))
-    azimuth, elevation, far = widths
-    return azimuth, elevation, far and curved
+    azimuth, elevation, far = (high > low for low, high in (config.azimuth, config.elevation, config.range))
+    return azimuth, elevation, far and config.wavefront != "planar"
 
 
 def identifiable(config: SceneConfig) -> tuple[SceneConfig, str]:
@@ -269,12 +267,9 @@ class Measurement:
 
     def __getitem__(self, which: int | slice | list[int] | Tensor) -> Measurement:
         """Measurements by number, slice, list, index tensor or mask, as a batch also for a single number."""
-        if isinstance(which, int):
-            if not -len(self) <= which < len(self):
-                raise IndexError(f"measurement {which} of {len(self)}")
-            which = slice(which, which + 1 or None)
-        noise = None if self.noise_power is None else self.noise_power[which]
-        parts = {name: self.__dict__[name][which] for name in ("snapshots", "codes", "channel")}
+        rows = rows_of(self, which)
+        noise = None if self.noise_power is None else self.noise_power[rows]
+        parts = {name: self.__dict__[name][rows] for name in ("snapshots", "codes", "channel")}
         return self.changed(**parts, noise_power=noise)
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Measurement:
@@ -324,9 +319,6 @@ def check_measured(batch: object, name: str = "batch", others: str = "") -> None
 
 def default_field_of_view(array: ArrayGeometry) -> dict[str, Interval]:
     """The part of space in which an array can tell positions apart, by axis; see Measurement.
-
-    Args:
-        array: elements [N,3].
 
     Raises:
         InputError: for an array of a single place, which tells no direction.

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
+import numbers
+from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,11 +72,8 @@ class SceneBatch:
 
     def __getitem__(self, which: int | slice | Sequence[int] | Tensor) -> SceneBatch:
         """Scenes by number, slice, list, index tensor or mask, as a batch also for a single number."""
-        if isinstance(which, int):
-            if not -len(self) <= which < len(self):
-                raise IndexError(f"scene {which} of a batch of {len(self)}")
-            which = slice(which, which + 1 or None)
-        return self._map(lambda tensor: tensor[which])
+        rows = rows_of(self, which)
+        return self._map(lambda tensor: tensor[rows])
 
     def __iter__(self) -> Iterator[SceneBatch]:
         return (self[number] for number in range(len(self)))
@@ -186,17 +184,17 @@ class SceneBatch:
         return digest.hexdigest()
 
 
+def rows_of(batch: Sized, which: Any) -> Any:
+    """What selects rows of a batch; a single number becomes a slice, so that what it selects is a batch, too."""
+    if not isinstance(which, numbers.Integral):
+        return which
+    if not -len(batch) <= which < len(batch):
+        raise IndexError(f"number {which} of a batch of {len(batch)}")
+    return slice(which, which + 1 or None)
+
+
 def received_fields(codes: Tensor, channel: Tensor, columns: Tensor) -> Tensor:
-    """SceneBatch.received_fields() on plain tensors.
-
-    Args:
-        codes: c, [B,L,N], complex.
-        channel: H, [B,M,N], complex.
-        columns: x, [B,N,C], complex.
-
-    Returns:
-        [B,L,M,C], complex.
-    """
+    """SceneBatch.received_fields() [B,L,M,C] of codes c [B,L,N], a channel H [B,M,N] and fields x [B,N,C]."""
     if channel.shape[-2] <= 2 * columns.shape[-1]:
         # With few antennas G_l is the smaller product: three times faster with 48 columns at 16 antennas.
         sensing = codes.unsqueeze(2) * channel.unsqueeze(1)  # [B, L, M, N]

@@ -117,7 +117,8 @@ def match(estimate: Estimate, batch: SceneBatch, *, tolerances: tuple[float, flo
     estimated = torch.stack([estimate.azimuth, estimate.elevation, estimate.range], dim=-1).double()  # [B, K', 3]
     truth = torch.stack([batch.azimuth, batch.elevation, batch.range], dim=-1).double()  # [B, K, 3]
     errors = estimated.unsqueeze(1) - truth.unsqueeze(2)  # [B, K, K', 3]
-    relative = errors / torch.tensor(tolerances, dtype=torch.float64)
+    limits = torch.tensor(tolerances, dtype=torch.float64, device=errors.device)
+    relative = errors / limits
     near = (relative.abs() <= 1).all(-1) & batch.active.unsqueeze(2) & estimate.active.unsqueeze(1)
     cost = torch.where(near, relative.square().sum(-1), MISS)  # [B, K, K']
     slot = assign(cost)
@@ -125,11 +126,8 @@ def match(estimate: Estimate, batch: SceneBatch, *, tolerances: tuple[float, flo
     own = errors.gather(2, slot[..., None, None].expand(-1, -1, 1, 3)).squeeze(2)  # [B, K, 3]
     places = position(*estimated.gather(1, slot.unsqueeze(-1).expand(-1, -1, 3)).unbind(-1))
     distance = (places - position(*truth.unbind(-1))).norm(dim=-1)
-    left_out = torch.isinf(torch.tensor(tolerances, device=own.device))
-    own = torch.where(left_out, torch.nan, own)
-    own, distance = (
-        torch.where(hit if part.ndim == 2 else hit.unsqueeze(-1), part, torch.nan) for part in (own, distance)
-    )
+    own = torch.where(hit.unsqueeze(-1) & torch.isfinite(limits), own, torch.nan)
+    distance = torch.where(hit, distance, torch.nan)
     return Matching(
         slot=torch.where(hit, slot, -1),
         hit=hit,

@@ -80,12 +80,7 @@ class Residual:
 
 
 def residual(measurement: Measurement, estimate: Estimate) -> Residual:
-    """What the sources of an estimate leave of one measurement, with the waveforms that fit best.
-
-    Args:
-        measurement: one.
-        estimate: [1,K]; of its sources.
-    """
+    """What the sources of an estimate [1,K] leave of one measurement, with the waveforms that fit best."""
     sources = int(estimate.active.sum())
     energy = float(frobenius_squared(measurement.snapshots))
     fitted, left = (part[0] for part in best_fit(measurement, estimate))
@@ -169,11 +164,12 @@ def _orders(measurement: Measurement) -> dict[str, Tensor]:
     if axes is None:
         return {}
     rows, columns = (len(axis) for axis in axes)
-    number = torch.arange(rows * columns).reshape(rows, columns)
+    every = torch.arange(rows * columns, device=measurement.codes.device)
+    number = every.reshape(rows, columns)
     orders = {"are counted from the other end of each row": number.flip(1)}
     orders["are counted from the other end of each column"] = number.flip(0)
     if rows > 1 and columns > 1:
-        orders["are counted column by column"] = torch.arange(rows * columns).reshape(columns, rows).T
+        orders["are counted column by column"] = every.reshape(columns, rows).T
     return {name: order.flatten() for name, order in orders.items()}
 
 
@@ -187,7 +183,7 @@ def _other_codes(codes: Tensor) -> dict[str, Tensor]:
         other["the codes 0 and 1 change places"] = 1 - codes
     if real and len(np.unique(np.abs(values))) > 1:
         other["the codes are phases in radians"] = torch.polar(torch.ones_like(codes.real), codes.real)
-    degrees = torch.arange(-360, 361, dtype=torch.float64)
+    degrees = torch.arange(-360, 361, dtype=torch.float64, device=codes.device)
     if not real and len(values) <= len(degrees):
         # If every phase equals that of a whole number of radians, 0 … 360, degrees were taken for radians.
         apart = torch.remainder(codes.angle().double().unsqueeze(-1) - degrees + math.pi, 2 * math.pi) - math.pi
@@ -200,12 +196,7 @@ def _other_codes(codes: Tensor) -> dict[str, Tensor]:
 
 
 def convention_hint(measurement: Measurement, sources: int) -> str:
-    """One sentence that names the change of convention which makes the residual fall most; "" if none helps.
-
-    Args:
-        measurement: one.
-        sources: K of the fits.
-    """
+    """One sentence that names the change of convention with which K sources leave least; "" if none helps much."""
     measurement = measurement.leading(ENOUGH)
     now = energy_share(measurement, sources)
     shares = {name: energy_share(other, sources) for name, other in convention_changes(measurement).items()}

@@ -6,6 +6,7 @@ validation set, which depends on no phase and no weight of the loss.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -83,7 +84,7 @@ def train_epochs(
     training, validation = config.training(), config.validation_data()
     state = state or TrainState.begin(model, config.drawn, training)
     scores = [record.validation for record in earlier if record.validation is not None]
-    while state.progress.epoch <= training.epochs and not _exhausted(scores, config.patience):
+    while state.progress.epoch <= training.epochs and not is_exhausted(scores, config.patience):
         with closing(
             fit(model, config.draw(state.progress.epoch), training, validation=validation, resume=state)
         ) as epoch:
@@ -94,6 +95,7 @@ def train_epochs(
                     break
 
 
-def _exhausted(scores: list[float], patience: int) -> bool:
-    """Whether none of the last `patience` scores is better than the best one before them."""
-    return 0 < patience < len(scores) and min(scores[-patience:]) >= min(scores[:-patience])
+def is_exhausted(scores: Sequence[float], patience: int) -> bool:
+    """Whether none of the last `patience` scores is better than the best one before them; NaN is never better."""
+    known = [math.inf if math.isnan(score) else score for score in scores]
+    return 0 < patience < len(scores) and min(known[-patience:]) >= min(known[:-patience])

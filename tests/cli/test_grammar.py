@@ -234,3 +234,10 @@ def test_a_number_that_is_not_there_is_a_dash_where_nan_says_nothing_else() -> N
     missed = Score("MUSIC", 0.0, 3, 10, 0.0, 0.0, 0.5, nothing, nothing, 1.0, 1.0, 1.0, 2.0)
     assert localise.score_line(missed).split().count(localise.ABSENT) == 6 and "nan" not in localise.score_line(missed)
     assert localise.ABSENT in localise.conditions(SceneConfig.preset("classroom"), (1.0, 1.0, 1.0))
+
+
+@pytest.mark.parametrize(("antennas", "kind"), [(1, "stochastic"), (8, "deterministic")])
+def test_the_bound_that_recall_is_held_against_is_named(antennas: int, kind: str) -> None:
+    """Unknown waveforms explain all that one antenna receives: the deterministic bound allows nothing there."""
+    scenes = SceneConfig.preset("classroom", antennas=antennas)
+    assert f"recall by the {kind} bound" in localise.conditions(scenes, (1.0, 1.0, 1.0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -50,7 +51,7 @@ def test_truth_is_hermitian_of_rank_k_and_trace_n() -> None:
 
 
 def test_indexing_and_joining_are_inverse(classroom: SceneBatch) -> None:
-    parts = [classroom[:10], classroom[10], classroom[torch.arange(11, 50)], classroom[list(range(50, 128))]]
+    parts = [classroom[:10], classroom[np.int64(10)], classroom[torch.arange(11, 50)], classroom[list(range(50, 128))]]
     assert SceneBatch.cat(parts).hashes() == classroom.hashes()
     assert len(classroom[-1]) == 1
     assert [len(scene) for scene in classroom[:3]] == [1, 1, 1]

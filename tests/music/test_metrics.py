@@ -156,6 +156,13 @@ def test_bad_estimates_are_named(scenes: SceneBatch) -> None:
     assert MISS > 3 * 64
 
 
+def test_matching_makes_its_tensors_where_the_scenes_are(scenes: SceneBatch) -> None:
+    truth = Estimate(scenes.azimuth, scenes.elevation, scenes.range, scenes.power, scenes.active)
+    # A tensor that is made without a device is "meta" here, and mixes with the others no more than with those on a GPU.
+    with torch.device("meta"):
+        assert match(truth, scenes).recall == 1.0
+
+
 def test_plane_waves_are_matched_without_a_range() -> None:
     batch = simulate(SceneConfig.preset("classroom", wavefront="planar", sources=1), 20, seed=0)
     off = Estimate(batch.azimuth, batch.elevation, batch.range + 50.0, batch.power, batch.active)

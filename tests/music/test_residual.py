@@ -42,6 +42,18 @@ def test_a_number_of_sources_that_is_none_is_refused(sources: Any) -> None:
         locate(SURFACE.draw(1, 10.0), sources)
 
 
+def test_changes_make_their_tensors_where_the_measurement_is() -> None:
+    measurement = SURFACE.draw(1, 20.0).leading(8)
+    measurement = measurement.changed(
+        codes=torch.polar(torch.ones(1, 8, 1), torch.ones(1, 8, 1)).expand_as(measurement.codes)
+    )
+    names = set(convention_changes(measurement))
+    # A tensor that is made without a device is "meta" here, and mixes with the others no more than with those on a GPU.
+    with torch.device("meta"):
+        changes = convention_changes(measurement)
+    assert changes.keys() == names and len([name for name in names if "degrees" in name]) == 1
+
+
 @pytest.mark.slow
 def test_noise_is_not_explained() -> None:
     measurement = SURFACE.draw(1, -60.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from itertools import islice
 from pathlib import Path
 
@@ -66,10 +67,13 @@ def test_stopped_and_gone_on_is_never_stopped(tmp_path: Path) -> None:
 
 
 def test_patience_ends_it() -> None:
-    assert not streaming._exhausted([1.0, 0.9, 0.95], 0)
-    assert not streaming._exhausted([1.0, 0.9], 2)
-    assert not streaming._exhausted([1.0, 0.9, 0.95], 2)
-    assert streaming._exhausted([1.0, 0.9, 0.95, 0.9], 2)
+    assert not streaming.is_exhausted([1.0, 0.9, 0.95], 0)
+    assert not streaming.is_exhausted([1.0, 0.9], 2)
+    assert not streaming.is_exhausted([1.0, 0.9, 0.95], 2)
+    assert streaming.is_exhausted([1.0, 0.9, 0.95, 0.9], 2)
+    assert streaming.is_exhausted([1.0, math.nan, math.nan], 2)
+    assert streaming.is_exhausted([math.nan, 0.9, 0.95, 0.9], 2)
+    assert not streaming.is_exhausted([math.nan, math.nan, 0.9], 2)
 
 
 def test_the_curriculum_has_a_timeline() -> None:
