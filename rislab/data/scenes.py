@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import numbers
 from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
@@ -186,7 +185,7 @@ class SceneBatch:
 
 def rows_of(batch: Sized, which: Any) -> Any:
     """What selects rows of a batch; a single number becomes a slice, so that what it selects is a batch, too."""
-    if not isinstance(which, numbers.Integral):
+    if not isinstance(which, int | np.integer):
         return which
     if not -len(batch) <= which < len(batch):
         raise IndexError(f"number {which} of a batch of {len(batch)}")

@@ -193,10 +193,7 @@ def covariance_errors(
 
     The baselines are the zero matrix, the identity, the best constant (fitted on the same scenes), the sample
     covariance, and the sparse fit with its own powers, which gets the number of sources; the network does not. Cells
-    and scenes are those of compare().
-
-    Yields:
-        CovarianceError of each cell, with the names COVARIANCES.
+    and scenes are those of compare(); each yields one CovarianceError with the names COVARIANCES.
     """
     for snr, count, batch in _cells(config, snr_db, sources, scenes, seed):
         truth, one = batch.factor(), torch.ones(len(batch))
@@ -247,11 +244,7 @@ def order_accuracy(
     scenes: int,
     seed: int = 0,
 ) -> Iterator[OrderAccuracy]:
-    """How often the learned covariance and model_order() have the number of sources right, in the cells of compare().
-
-    Yields:
-        OrderAccuracy of each cell.
-    """
+    """How often the learned covariance and model_order() have the number of sources right, by cell of compare()."""
     for snr, count, batch in _cells(config, snr_db, sources, scenes, seed):
         orders = (effective_rank(predicted_factor(model, batch)).round(), model_order(batch, config.sources[1]))
         yield OrderAccuracy(snr, count, scenes, *(float((order == count).float().mean()) for order in orders))

@@ -11,6 +11,7 @@ References:
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -52,21 +53,11 @@ class Bound:
 
 
 @dataclass(frozen=True, eq=False)
-class _Sources:
-    """Where and how strong the sources are at which a bound is taken; see SceneBatch for the fields."""
+class _Sources(Estimate):
+    """The sources at which a bound is taken, with their waveforms and the noise; see SceneBatch for the fields."""
 
-    azimuth: Tensor
-    elevation: Tensor
-    range: Tensor
-    active: Tensor
     symbols: Tensor
-    power: Tensor
     noise_power: Tensor
-
-    def steering(self, array: ArrayGeometry) -> Tensor:
-        """[B,N,K]; inactive columns are 0."""
-        vectors = array.steering(self.azimuth, self.elevation, self.range)
-        return (vectors * self.active.unsqueeze(-1)).mT
 
 
 def crb(batch: Measured, *, kind: str = "deterministic", estimate: Estimate | None = None) -> Bound:
@@ -101,8 +92,7 @@ def crb(batch: Measured, *, kind: str = "deterministic", estimate: Estimate | No
     if estimate is not None:
         sources = _sources_at(batch, estimate, array)
     elif isinstance(batch, SceneBatch):
-        names = ("azimuth", "elevation", "range", "active", "symbols", "power", "noise_power")
-        sources = _Sources(*(getattr(batch, name) for name in names))
+        sources = _Sources(*(getattr(batch, field.name) for field in dataclasses.fields(_Sources)))
     else:
         raise InputError("estimate is None; allowed: an Estimate, since a measurement has no truth")
     most = int(sources.active.sum(-1).max())
@@ -155,7 +145,7 @@ def _sources_at(batch: Measured, estimate: Estimate, array: ArrayGeometry) -> _S
     smallest = 1e-6 * noise.unsqueeze(-1) / received.clamp(min=torch.finfo(received.dtype).tiny)
     power = torch.where(active, torch.maximum(power, smallest), 0)
     symbols = waveforms.squeeze(-1).expand(-1, batch.config.snapshots, -1)
-    return _Sources(azimuth, elevation, range_, active, symbols, power, noise)
+    return _Sources(azimuth, elevation, range_, power, active, symbols, noise)
 
 
 def _deterministic_information(sources: _Sources, fields: Tensor, slopes: Tensor, constant: bool) -> Tensor:

@@ -111,14 +111,9 @@ def select_scenes(batch: Measured, rows: Tensor) -> Measured:
 
 
 def stacked_fields(batch: Measured, columns: Tensor) -> Tensor:
-    """Received fields of columns; with constant symbols all snapshots are one long measurement.
+    """Received fields [B,L,M,C] of fields on the surface, [B,N,C].
 
-    Args:
-        batch: B scenes.
-        columns: [B,N,C], complex; fields on the surface.
-
-    Returns:
-        [B,L,M,C], or [B,1,L·M,C] with constant symbols.
+    With constant symbols all snapshots are one long measurement, [B,1,L·M,C].
     """
     fields = batch.received_fields(columns)
     return fields.flatten(1, 2).unsqueeze(1) if batch.config.symbols == "constant" else fields
@@ -131,15 +126,9 @@ def stacked_snapshots(batch: Measured) -> Tensor:
 
 
 def stacked_steering(batch: Measured, points: Tensor, active: Tensor) -> Tensor:
-    """B, the received fields of the steering vectors.
+    """B, the received fields of the steering vectors towards points [B,K,3], in the shape of stacked_fields().
 
-    Args:
-        batch: B scenes.
-        points: [B,K,3]; see Parameters.
-        active: [B,K], bool.
-
-    Returns:
-        [B,L,M,K] or [B,1,L·M,K], as stacked_fields() shapes them; inactive columns are 0.
+    Columns of slots that are not `active`, [B,K], are 0.
     """
     azimuth, elevation, inverse = points.unbind(-1)
     array = batch.config.array(dtype=points.dtype, device=points.device)
@@ -208,12 +197,7 @@ def polish(batch: Measured, estimate: Estimate, *, kind: str | None = None, step
 
 
 def fisher_scoring(batch: Measured, parameters: Parameters, steps: int) -> tuple[Parameters, Tensor]:
-    """Minimise −ln L of the stochastic model by damped Fisher scoring.
-
-    Args:
-        batch: B scenes.
-        parameters: where to start.
-        steps: most steps, ≥ 0.
+    """Minimise −ln L of the stochastic model by damped Fisher scoring, from some parameters in at most `steps` steps.
 
     Returns:
         The parameters at the end, and −ln L there, [B], real.
@@ -254,13 +238,7 @@ def _minimum(model: Model, start: Tensor, low: Tensor, high: Tensor, steps: int)
 
 
 def initial_parameters(batch: Measured, points: Tensor, active: Tensor) -> Parameters:
-    """Sources at given points with the powers mean |ŝ|² and the noise power that least squares gives them.
-
-    Args:
-        batch: B scenes.
-        points: [B,K,3]; see Parameters.
-        active: [B,K], bool.
-    """
+    """Sources at points [B,K,3] with the powers mean |ŝ|² and the noise power that least squares gives them."""
     if single_antenna(batch):
         level = torch.view_as_real(batch.snapshots).square().sum(-1).mean(dim=(1, 2))  # [B]
         gain = torch.view_as_real(stacked_steering(batch, points, active)).square().sum(-1).mean(dim=(1, 2))  # [B, K]
@@ -298,12 +276,7 @@ def _fields_and_slopes(batch: Measured, points: Tensor, active: Tensor, single: 
 
 
 def deterministic_terms(batch: Measured, points: Tensor, active: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """RSS, its gradient −2 Σ_l Re{ŝ* d^H r} and the curvature 2 Σ_l Re{ŝ* ŝ' d^H Π d'} by the places.
-
-    Args:
-        batch: B scenes.
-        points: [B,K,3]; see Parameters.
-        active: [B,K], bool.
+    """RSS, its gradient −2 Σ_l Re{ŝ* d^H r} and the curvature 2 Σ_l Re{ŝ* ŝ' d^H Π d'} by the places, points [B,K,3].
 
     Returns:
         [B], [B,3K] and [B,3K,3K], real; azimuth, elevation and 1/r of the first source come first.

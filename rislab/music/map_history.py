@@ -219,12 +219,7 @@ class MapHistory:
 
 
 def evenly_spaced(snapshots: list[Snapshot], most: int) -> list[Snapshot]:
-    """Some of the snapshots, evenly among them, with the first and the last.
-
-    Args:
-        snapshots: by epoch.
-        most: largest number of the result, ≥ 2.
-    """
+    """At most `most` ≥ 2 of the snapshots, evenly among them, with the first and the last."""
     check_number("most", most, 2, integer=True)
     if len(snapshots) <= most:
         return list(snapshots)

@@ -79,10 +79,7 @@ def values_by_order(
     """−ln L of fits of 0, 1, … most sources under the stochastic likelihood, the next one added to the last.
 
     Args:
-        batch: B scenes.
-        most: see model_order().
-        every: try every number, also after "bic" has stopped falling.
-        progress: see model_order().
+        every: try every number, also after "bic" has stopped falling; the others are those of model_order().
 
     Returns:
         most + 1 times [B], real; infinite where a fit was not tried.
@@ -110,11 +107,7 @@ def values_by_order(
 
 
 def rss_by_order(batch: Measured, most: int, *, progress: ProgressCallback | None = None) -> Iterator[Tensor]:
-    """Residual energy of sparse and polished fits of 0, 1, … most sources, as model_order() asks for them.
-
-    Yields:
-        RSS of each number of sources, [B], real.
-    """
+    """RSS [B] of sparse and polished fits of 0, 1, … most sources, as model_order() asks for them."""
     yield frobenius_squared(batch.snapshots)
     for sources in range(1, most + 1):
         energy = rss(batch, polish(batch, sparse(batch, sources)))
@@ -138,9 +131,6 @@ def information_criterion(batch: Measured, fit: Tensor, sources: int, *, criteri
 
     Returns:
         [B], real; the smaller the better.
-
-    Raises:
-        InputError: for an unknown criterion.
     """
     check_choice("criterion", criterion, CRITERIA)
     snapshots, antennas = batch.config.snapshots, batch.config.antennas

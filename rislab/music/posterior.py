@@ -69,11 +69,7 @@ class Posterior:
     active: Tensor
 
     def expected_hits(self, tolerances: tuple[float, float, float] = TOLERANCES) -> Estimate:
-        """Places within whose tolerances the sources lie with the highest probability.
-
-        Args:
-            tolerances: see metrics.match().
-        """
+        """Places within whose tolerances, see metrics.match(), the sources lie with the highest probability."""
         return self._at(self._windows(tolerances)[0])
 
     def hit_probability(self, tolerances: tuple[float, float, float] = TOLERANCES) -> Tensor:

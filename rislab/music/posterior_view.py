@@ -13,12 +13,7 @@ WIDTH = 1.5  # standard deviation of the smoothing, cells of the grid
 
 
 def density_map(posterior: Posterior, grid: Grid) -> Tensor:
-    """Density of the sources of one scene over the directions of a grid, [P,Q], above 0.
-
-    Args:
-        posterior: of one scene.
-        grid: uniform in azimuth and elevation.
-    """
+    """Density of the sources of one scene over a grid that is uniform in azimuth and elevation, [P,Q], above 0."""
     weights = (posterior.weights[0] * posterior.active[0].unsqueeze(-1)).reshape(-1).double()
     points = posterior.points[0].reshape(-1, 3).double()
     first, second = (_cells(points[:, place], axis) for place, axis in enumerate((grid.azimuth, grid.elevation)))
@@ -30,13 +25,7 @@ def density_map(posterior: Posterior, grid: Grid) -> Tensor:
 
 
 def density_cut(posterior: Posterior, source: int, ranges: Tensor) -> Tensor:
-    """Density of one source of one scene over the range, [R], above 0.
-
-    Args:
-        posterior: of one scene.
-        source: slot of the posterior.
-        ranges: [R], metres, uniform in 1/r.
-    """
+    """Density of one source (slot) of one scene over ranges [R] in metres, uniform in 1/r: [R], above 0."""
     cells = _cells(1 / posterior.points[0, source, :, 2].double(), 1 / ranges.double())
     counts = torch.zeros(len(ranges), dtype=torch.float64)
     counts.index_add_(0, cells, posterior.weights[0, source].double())
@@ -45,12 +34,7 @@ def density_cut(posterior: Posterior, source: int, ranges: Tensor) -> Tensor:
 
 
 def drawn_directions(posterior: Posterior, count: int) -> Tensor:
-    """Directions of each source drawn from its candidates, [K × count, 2], radians.
-
-    Args:
-        posterior: of one scene.
-        count: of each source, ≥ 1.
-    """
+    """Directions [K·count,2] in radians, `count` drawn from the candidates of each source of one scene."""
     generator = torch.Generator().manual_seed(0)
     active = posterior.active[0]
     which = torch.multinomial(posterior.weights[0][active].double(), count, replacement=True, generator=generator)

@@ -234,16 +234,8 @@ class SceneExplorer:
 
     def _grid(self, config: SceneConfig, at: tuple[Any, ...] | None, make: Callable[[], Grid]) -> Grid:
         """The grid of the maps at a range, or of the search if `at` is None; the last few that were used are there."""
-        key = (
-            config.ris_shape,
-            config.spacing,
-            config.wavelength,
-            config.wavefront,
-            config.azimuth,
-            config.elevation,
-            config.range,
-            at,
-        )
+        names = ("ris_shape", "spacing", "wavelength", "wavefront", "azimuth", "elevation", "range")
+        key = (*(getattr(config, name) for name in names), at)
         with self.lock:
             grid = self.grids.pop(key, None) or make()
             self.grids[key] = grid  # at the end: the first is the least recently used

@@ -117,7 +117,7 @@ def _fit(batch: Measured, counts: Tensor, most: int, search: SearchGrid) -> Esti
 
 
 class SourceSearch:
-    """Sources of B scenes, added one by one and exchanged for better ones.
+    """Sources of B scenes, added one by one and exchanged for better ones; `rows` are numbers of scenes, [S], int64.
 
     Attributes:
         parameters: of the stochastic likelihood, [B,K].
@@ -125,13 +125,7 @@ class SourceSearch:
     """
 
     def __init__(self, batch: Measured, slots: int, search: SearchGrid) -> None:
-        """Begin without a source.
-
-        Args:
-            batch: B scenes.
-            slots: K, the most sources.
-            search: where they are searched.
-        """
+        """Begin without a source, with K slots for those that are searched."""
         self._batch, self._search, self._balanced = batch, search, _balanced(batch)
         self._is_ordinary = _is_ordinary(batch)
         low, high = bounds_box(batch)
@@ -145,7 +139,6 @@ class SourceSearch:
         """Add the source that raises the likelihood most to some scenes, and move all of theirs off the grid.
 
         Args:
-            rows: scenes, [S], int64.
             slot: of the source; those before it hold the others.
             least: rise of ln L by the source on the grid, below which it is not added.
         """
@@ -172,13 +165,7 @@ class SourceSearch:
         self._replace(rows, best, lowest)
 
     def converge(self, rows: Tensor, slots: int, steps: int) -> None:
-        """Move the sources in the first slots of some scenes on to the maximum of the likelihood.
-
-        Args:
-            rows: scenes, [S], int64.
-            slots: that hold their sources.
-            steps: most steps of fisher_scoring().
-        """
+        """Move the sources in the first slots of some scenes to the maximum of the likelihood, by fisher_scoring()."""
         if len(rows):
             self._replace(rows, *self._fisher_scoring(rows, self.parameters.leading(slots)[rows], steps))
 
@@ -186,9 +173,6 @@ class SourceSearch:
         """Take the peaks of MUSIC for the sources of some scenes, where they are likelier; of an ordinary array alone.
 
         One source after the other may end in sidelobes, from where no exchange of a single one leads away.
-
-        Args:
-            rows: scenes, [S], int64.
         """
         slots = int(self.parameters.active[rows].sum(-1).amax()) if len(rows) else 0
         if not self._is_ordinary or not 1 < slots < self._batch.config.elements:
@@ -204,11 +188,7 @@ class SourceSearch:
         self._replace(rows[complete[won]], moved[won], values[won])
 
     def exchange(self, rows: Tensor) -> None:
-        """Search each source again while the others stay, until no scene changes.
-
-        Args:
-            rows: scenes, [S], int64.
-        """
+        """Search each source again while the others stay, until no scene changes."""
         slots = int(self.parameters.active[rows].sum(-1).amax()) if len(rows) else 0
         for _ in range(SWEEPS):
             changed = torch.zeros_like(rows, dtype=torch.bool)
@@ -218,9 +198,8 @@ class SourceSearch:
                     continue
                 those = rows[here]
                 candidate, _ = self._with_strongest(those, slot, slots)
-                moved = (
-                    (candidate.points != self.parameters.points[those, :slots]).flatten(1).any(-1).nonzero().squeeze(-1)
-                )
+                changes = candidate.points != self.parameters.points[those, :slots]
+                moved = changes.flatten(1).any(-1).nonzero().squeeze(-1)
                 if not len(moved):
                     continue
                 those, here = those[moved], here[moved]
@@ -233,11 +212,51 @@ class SourceSearch:
                 break
 
     def _with_strongest(self, rows: Tensor, slot: int, slots: int) -> tuple[Parameters, Tensor]:
-        present = self.parameters.leading(slots)[rows]
-        channel, codes = self._balanced
-        return _with_strongest(
-            select_scenes(self._batch, rows), present, slot, self._search, (channel[rows], codes[rows])
-        )
+        """Parameters with the source of one slot where it explains most, given the others, and its rise of ln L, [S].
+
+        It may stay in its place.
+        """
+        batch, parameters = select_scenes(self._batch, rows), self.parameters.leading(slots)[rows]
+        others = parameters.active.clone()
+        others[:, slot] = False
+        # A source is added behind all others; slots without one would only cost.
+        present = bool(parameters.active[:, slot].any())
+        rest = parameters if present else parameters.leading(slot)
+        active = others[:, : rest.points.shape[1]]
+        known = stacked_steering(batch, rest.points, active)
+        gain = mmse_gain(known, (rest.power * active)[:, None], parameters.noise_power[:, None])
+        _, residual = project(known, gain, stacked_snapshots(batch))  # σ² R⁻¹ y
+        channel, codes = (part[rows] for part in self._balanced)
+        arrived = channel.mH @ residual.reshape(batch.snapshots.shape).mT  # H^H σ² R⁻¹ y, [B, N, L]
+        surface = arrived * codes.mT.conj()
+        if batch.config.symbols == "constant":
+            surface = surface.sum(-1, keepdim=True)
+        if surface.shape[-1] > surface.shape[-2]:
+            # Fewer columns with the same power in every direction: F^H = Q T gives F F^H = T^H T.
+            surface = torch.linalg.qr(surface.mH, mode="r").R.mH
+        matched = power_on_grid(surface, self._search.grid).flatten(1)
+        shortlist = matched.topk(min(SHORTLIST, matched.shape[1]), dim=1).indices  # [B, T]
+        axes = [axis.to(parameters.points)[shortlist] for axis in self._search.grid.points()]
+        points = torch.stack([axes[0], axes[1], 1 / axes[2]], dim=-1)  # [B, T, 3]
+        fields = stacked_fields(batch, self._search.atoms(shortlist).mT)  # [B, L, M, T]
+        if present:
+            # The present place of the source competes too.
+            points = torch.cat([points, parameters.points[:, slot : slot + 1]], dim=1)
+            own = stacked_steering(batch, parameters.points[:, slot : slot + 1], parameters.active[:, slot : slot + 1])
+            fields = torch.cat([fields, own], dim=-1)
+        _, outside = project(known, gain, fields)  # σ² R⁻¹ b
+        noise = parameters.noise_power[:, None, None]
+        g = (fields.conj() * outside).real.sum(-2) / noise  # b^H R⁻¹ b, [B, L, T+1]
+        h = torch.view_as_real(fields.mH @ residual).square().sum((-2, -1)) / noise.square()  # |b^H R⁻¹ y|²
+        power, rise = power_and_rise(g, h)  # [B, T+1]
+        best = rise.argmax(1, keepdim=True)
+        highest = rise.gather(1, best).squeeze(1)
+        places, powers = parameters.points.clone(), parameters.power.clone()
+        places[:, slot] = points.gather(1, best.unsqueeze(-1).expand(-1, -1, 3)).squeeze(1)
+        smallest = 1e-3 / g.mean((1, 2)).clamp(min=torch.finfo(g.dtype).tiny)
+        powers[:, slot] = torch.maximum(power.gather(1, best).squeeze(1), smallest)
+        others[:, slot] = True
+        return Parameters(places, powers, parameters.noise_power, others), highest
 
     def _fisher_scoring(self, rows: Tensor, parameters: Parameters, steps: int) -> tuple[Parameters, Tensor]:
         return fisher_scoring(select_scenes(self._batch, rows), parameters, steps)
@@ -304,16 +323,10 @@ def _balanced(batch: Measured) -> tuple[Tensor, Tensor]:
 
 
 def balanced_channel(channel: Tensor) -> Tensor:
-    """W H with W = (H H^H / level + LOADING I)^(−1), for a matched filter.
+    """W H with W = (H H^H / level + LOADING I)^(−1), for a matched filter; both H and W H are [B,M,N].
 
     With a line of sight all atoms arrive at the antennas from one direction. That direction says little about the atoms
     and would outweigh the rest.
-
-    Args:
-        channel: H, [B,M,N], complex.
-
-    Returns:
-        [B,M,N], complex.
     """
     gram = channel @ channel.mH
     level = gram.diagonal(dim1=-2, dim2=-1).real.mean(-1)[:, None, None]
@@ -334,51 +347,3 @@ def power_and_rise(g: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
     power = ((h - g).sum(1) / g.square().sum(1).clamp(min=torch.finfo(g.dtype).tiny)).clamp(min=0)
     raised = 1 + power.unsqueeze(1) * g
     return power, (power.unsqueeze(1) * h / raised - raised.log()).sum(1)
-
-
-def _with_strongest(
-    batch: Measured, parameters: Parameters, slot: int, search: SearchGrid, balanced: tuple[Tensor, Tensor]
-) -> tuple[Parameters, Tensor]:
-    """The parameters with the source of one slot where it explains most, given the others, and its rise of ln L, [B].
-
-    It may stay in its place.
-    """
-    others = parameters.active.clone()
-    others[:, slot] = False
-    # A source is added behind all others; slots without one would only cost.
-    present = bool(parameters.active[:, slot].any())
-    rest = parameters if present else parameters.leading(slot)
-    known = stacked_steering(batch, rest.points, others[:, : rest.points.shape[1]])
-    gain = mmse_gain(known, (rest.power * others[:, : rest.points.shape[1]])[:, None], parameters.noise_power[:, None])
-    _, residual = project(known, gain, stacked_snapshots(batch))  # σ² R⁻¹ y
-    residual_snapshots = residual.reshape(batch.snapshots.shape)  # [B, L, M]
-    channel, codes = balanced
-    surface = (channel.mH @ residual_snapshots.mT) * codes.mT.conj()  # c* ⊙ H^H σ² R⁻¹ y, [B, N, L]
-    if batch.config.symbols == "constant":
-        surface = surface.sum(-1, keepdim=True)
-    if surface.shape[-1] > surface.shape[-2]:
-        # Fewer columns with the same power in every direction: F^H = Q T gives F F^H = T^H T.
-        surface = torch.linalg.qr(surface.mH, mode="r").R.mH
-    matched = power_on_grid(surface, search.grid).flatten(1)
-    shortlist = matched.topk(min(SHORTLIST, matched.shape[1]), dim=1).indices  # [B, T]
-    axes = [axis.to(parameters.points)[shortlist] for axis in search.grid.points()]
-    points = torch.stack([axes[0], axes[1], 1 / axes[2]], dim=-1)  # [B, T, 3]
-    fields = stacked_fields(batch, search.atoms(shortlist).mT)  # [B, L, M, T]
-    if present:
-        # The present place of the source competes too.
-        points = torch.cat([points, parameters.points[:, slot : slot + 1]], dim=1)
-        own = stacked_steering(batch, parameters.points[:, slot : slot + 1], parameters.active[:, slot : slot + 1])
-        fields = torch.cat([fields, own], dim=-1)
-    _, outside = project(known, gain, fields)  # σ² R⁻¹ b
-    noise = parameters.noise_power[:, None, None]
-    g = (fields.conj() * outside).real.sum(-2) / noise  # b^H R⁻¹ b, [B, L, T+1]
-    h = torch.view_as_real(fields.mH @ residual).square().sum((-2, -1)) / noise.square()  # |b^H R⁻¹ y|²
-    power, rise = power_and_rise(g, h)  # [B, T+1]
-    best = rise.argmax(1, keepdim=True)
-    highest = rise.gather(1, best).squeeze(1)
-    places, powers = parameters.points.clone(), parameters.power.clone()
-    places[:, slot] = points.gather(1, best.unsqueeze(-1).expand(-1, -1, 3)).squeeze(1)
-    smallest = 1e-3 / g.mean((1, 2)).clamp(min=torch.finfo(g.dtype).tiny)
-    powers[:, slot] = torch.maximum(power.gather(1, best).squeeze(1), smallest)
-    others[:, slot] = True
-    return Parameters(places, powers, parameters.noise_power, others), highest

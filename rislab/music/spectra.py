@@ -166,12 +166,7 @@ def coarse_to_fine(covariance_or_factor: Tensor | Measured, sources: int | Tenso
     """Peaks of music_spectrum() by coarse-to-fine search: every second point of each axis, then continuous refinement.
 
     An eighth of the work of a grid in three dimensions, and of its memory; no map comes with it. It finds what the full
-    grid finds where the grid samples a beam width at least four times.
-
-    Args:
-        covariance_or_factor: see music_spectrum().
-        sources: see music_spectrum().
-        grid: see music_spectrum().
+    grid finds where the grid samples a beam width at least four times. The arguments are those of music_spectrum().
 
     Returns:
         Estimate [B,K]; see Spectrum.peaks.
@@ -283,15 +278,7 @@ def _real_rows(vectors: Tensor) -> Tensor:
 
 
 def residual_power(factor: Tensor, grid: Grid) -> Tensor:
-    """δ = 1 − ‖W^H a‖² over a grid, not below rounding.
-
-    Args:
-        factor: W, [B,N,K], complex, W W^H ≤ I.
-        grid: P × Q × R points.
-
-    Returns:
-        [B,P,Q,R], real, > 0.
-    """
+    """δ = 1 − ‖W^H a‖² over a grid, [B,P,Q,R], not below rounding; W [B,N,K], complex, W W^H ≤ I."""
     power = power_on_grid(factor, grid)
     # In place: each fresh result of this size would cost as much as a tenth of the product.
     return power.neg_().add_(1.0).clamp_(min=torch.finfo(power.dtype).eps)

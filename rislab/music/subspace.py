@@ -90,13 +90,10 @@ def _refuse(bad: Tensor, why: str) -> None:
 
 
 def eigh_psd(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues and eigenvectors of a covariance, or the J of F F^H that belong to a factor F; none below 0.
-
-    Args:
-        matrix: R [B,N,N] or F [B,N,J], as validate_covariance() returns it.
+    """Eigenvalues and eigenvectors of a covariance R [B,N,N], or the J of F F^H that belong to a factor F [B,N,J].
 
     Returns:
-        [B,J] in rising order, real, and [B,N,J], complex; J = N for a covariance.
+        [B,J] ≥ 0 in rising order, real, and [B,N,J], complex; J = N for a covariance.
     """
     if matrix.shape[-1] == matrix.shape[-2]:
         values, vectors = torch.linalg.eigh(matrix)
@@ -136,16 +133,7 @@ def signal_subspace(matrix: Tensor, sources: int | Tensor) -> Tensor:
 
 
 def check_sources(sources: int | Tensor, scenes: int, elements: int, device: torch.device) -> Tensor:
-    """Numbers of sources as a tensor.
-
-    Args:
-        sources: K for all scenes, or [B].
-        scenes: B.
-        elements: N.
-        device: of the result.
-
-    Returns:
-        [B], int64.
+    """Numbers of sources, K for all B scenes or [B], as a tensor on a device, [B], int64.
 
     Raises:
         InputError: unless they are integers within 1 … N − 1.
@@ -259,12 +247,7 @@ def _check_rank(values: Tensor, counts: Tensor, size: int) -> None:
 
 
 def is_rank_deficient(factor: Tensor, sources: int) -> Tensor:
-    """Scenes whose covariance F F^H has a rank below K to rounding, for which no signal subspace is defined, [B] bool.
-
-    Args:
-        factor: F, [B,N,J], complex.
-        sources: K, 1 … J.
-    """
+    """Scenes whose covariance F F^H, F [B,N,J], has to rounding a rank below K, and so no signal subspace, [B] bool."""
     values = torch.linalg.eigvalsh(factor.mH @ factor).flip(-1)[:, :sources]  # [B, K]
     return _is_below_rank(values, torch.full((len(factor),), sources, device=factor.device), factor.shape[-1])
 
