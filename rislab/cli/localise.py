@@ -208,11 +208,7 @@ def score_line(score: benchmark.Score) -> str:
 
 
 def cell_table(scores: Iterable[Mapping[str, Any]]) -> str:
-    """What is the same for all estimators of a cell: how often K is counted, and how far hits cut the errors of ranges.
-
-    Args:
-        scores: rows of benchmark.Score as mappings.
-    """
+    """What all estimators of a cell share: how often K is counted, and how far hits cut the errors of ranges."""
     table = Table(CELLS, absent=ABSENT)
     names = ("snr_db", "sources", "counted", "truncation", "bayes")
     rows = dict.fromkeys(tuple(score[name] for name in names) for score in scores)

@@ -31,12 +31,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def refuse_idle_options(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    """Raise InputError for an option that has no effect beside --data or --template.
-
-    Args:
-        options: as they were parsed.
-        parser: of the command; it has the defaults.
-    """
+    """Raise InputError for an option that has no effect beside --data or --template; the parser has the defaults."""
     # Options of a configuration are absent if they are not given.
     usual = {"preset": None, "device": None, **vars(parser.parse_args([]))}
     given = [name for name, value in vars(options).items() if name in usual and value != usual[name]]

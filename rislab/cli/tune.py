@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rislab.cli import common
+from rislab.config import declarations
 from rislab.errors import InputError, require
 from rislab.training.streaming_config import LearningConfig
 from rislab.tuning.space import parse_space, read_space
@@ -20,22 +21,10 @@ from rislab.tuning.tuning_config import TuningConfig
 if TYPE_CHECKING:
     from rislab.tuning.search import SearchProgress
 
-# Fields of LearningConfig that every trial has, unless they are searched; --seed is that of the search.
-BASE = (
-    "preset",
-    "design",
-    "scenes",
-    "epochs",
-    "validation",
-    "micro_batch",
-    "accumulation_steps",
-    "precision",
-    "lr",
-    "curriculum",
-    "blend",
-    "patience",
-    "device",
-)
+# Fields of LearningConfig that every trial has, unless they are searched, are options but for these; --seed is that of
+# the search.
+OTHERS = ("separation", "free_space", "line_of_sight", "seed")
+BASE = tuple(name for name in declarations(LearningConfig) if name not in OTHERS)
 SEARCH = ("trials", "objective", "eval_scenes", "pruner", "seed")
 
 EXAMPLES = (
@@ -59,23 +48,18 @@ def add(parser: argparse.ArgumentParser) -> None:
     common.add_parameters(parser, LearningConfig, BASE, defaults=TuningConfig().base, group=base)
     common.add_run(parser, "runs/tuning", "of the study: stop and resume")
     parser.add_argument(
-        "--storage",
-        metavar="URL",
-        default="",
+        "--storage", metavar="URL", default="",
         help="postgresql+psycopg://USER@HOST/DATABASE instead of a file in the folder; or in RISLAB_STORAGE",
-    )
+    )  # fmt: skip
     parser.add_argument(
         "--study", metavar="NAME", default="tuning", help="its name in the storage (default %(default)s)"
     )
     common.add_integer(parser, "--workers", "processes of one thread (default: one a core)")
     parser.add_argument("--skip-ladder", action="store_true", help="do not run it; the record says so")
     parser.add_argument(
-        "--confirm",
-        type=common.to_integer,
-        default=5,
-        metavar="SEEDS",
+        "--confirm", type=common.to_integer, default=5, metavar="SEEDS",
         help="with which the top trials, then best and default, run again",
-    )
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON at the end")
 
 
@@ -89,22 +73,20 @@ def run(options: argparse.Namespace) -> int:
     from rislab.tuning.study import BEST, trial_folder
 
     config = _config(options)
-    storage = options.storage or os.environ.get("RISLAB_STORAGE", "")
     say = common.printer(options.json)
     searched = ", ".join(config.space)
     say(f"{config.base.preset}: {config.trials} trials over {searched}; scored by {config.objective}")
     last: SearchProgress | None = None
-    with closing(
-        run_search(
-            options.folder,
-            config,
-            storage=storage,
-            name=options.study,
-            workers=options.workers,
-            skip_ladder=options.skip_ladder,
-            confirm=options.confirm,
-        )
-    ) as progress:
+    search = run_search(
+        options.folder,
+        config,
+        storage=options.storage or os.environ.get("RISLAB_STORAGE", ""),
+        name=options.study,
+        workers=options.workers,
+        skip_ladder=options.skip_ladder,
+        confirm=options.confirm,
+    )
+    with closing(search) as progress:
         for fresh in progress:
             for line in _news(last, fresh, config):
                 say(line)

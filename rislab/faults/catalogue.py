@@ -29,7 +29,7 @@ def find_fault(name: str) -> Fault:
     """The fault of this name.
 
     Args:
-        name: of a fault of the catalogue.
+        name: in the catalogue.
 
     Raises:
         InputError: for any other name, with the nearest ones.

@@ -40,20 +40,13 @@ class Case:
 def problem_of(exercise: Exercise, function: Callable[..., Any]) -> str:
     """What is wrong with the function that answers an exercise, in one sentence; "" if nothing is.
 
-    Exceptions of the function come through.
-
-    Args:
-        exercise: whose kind is "code".
-        function: of the student; called in this process.
+    The function is called in this process, and its exceptions come through.
     """
     if exercise.loop:
         return _loop_problem(exercise, function)
     for case in CASES[exercise.name]():
-        value = function(
-            *(argument.clone() if isinstance(argument, Tensor) else argument for argument in case.arguments)
-        )
-        difference = _difference(value, case.expected)
-        if difference:
+        value = function(*(each.clone() if isinstance(each, Tensor) else each for each in case.arguments))
+        if difference := _difference(value, case.expected):
             return f"for {case.law}, {exercise.function}() {difference}"
     return ""
 

@@ -254,7 +254,7 @@ def compare_symptoms(fault: Fault, count: int | None = None) -> list[QuantityCom
 
     Args:
         fault: the fault.
-        count: measure the first symptoms only; None measures all.
+        count: of symptoms, the first; None measures all.
     """
     symptoms, columns = fault.symptoms[:count], []
     for faults in ((), (fault,)):  # of the correct and of the faulty package
@@ -322,12 +322,7 @@ def event_counts(attribution: GradientAttribution) -> dict[str, str]:
 
 
 def diagnose_fault(fault: Fault | None, setting: Mapping[str, Any]) -> Findings:
-    """What the checkup says of a training of the faulty loop, or of the correct one if None.
-
-    Args:
-        fault: of the catalogue, or None.
-        setting: of symptoms.prepare_training().
-    """
+    """What the checkup says of a training of the faulty loop, or of the correct one if None; see prepare_training()."""
     with _package(*([fault] if fault else [])) as (package, _):
         config, data, model, validation = prepare_training(package, **setting)
         return watch_training(package, model, data, config, validation)
@@ -347,18 +342,7 @@ def diagnose_overfit(config: OverfitConfig, faults: Sequence[Fault] = (), **chan
 
 
 def watch_training(package: types.ModuleType, model: nn.Module, data: Any, config: Any, validation: Any) -> Findings:
-    """Train with the loop of a package under the checkup's watch.
-
-    Args:
-        package: see patched().
-        model: trained in place.
-        data: SceneBatch of the package.
-        config: TrainConfig of the package.
-        validation: SceneBatch of the package, or None.
-
-    Returns:
-        What is wrong with the loop.
-    """
+    """What the checkup says of a training with the loop of a package, on objects of that package."""
     state = package.training.state.TrainState.begin(model, len(data), config)
     with watched_loop(package, state, epochs=config.epochs) as observer:
         records = [*package.training.loop.fit(model, data, config, validation=validation, resume=state)]
@@ -366,12 +350,9 @@ def watch_training(package: types.ModuleType, model: nn.Module, data: Any, confi
 
 
 def watched_loop(package: types.ModuleType, state: Any, *, epochs: int | None = None) -> Watch:
-    """A watch of the loop of a package, which calls the loss through it from now on.
+    """A watch of the loop of a patched package, which calls the loss through it from now on.
 
-    Args:
-        package: see patched(); its own copy of the loop is changed.
-        state: TrainState of the run.
-        epochs: that the loop is to make; None if it may end earlier.
+    `epochs` is how many the loop is to make; None if it may end earlier.
     """
     config = state.config
     observer = watch(

@@ -187,13 +187,14 @@ class WatchedLoop:
     watch: Watch
     findings: Findings
 
+    def _losses(self) -> str:
+        return f"NMSE as reported, epoch by epoch: {', '.join(f'{value:.5g}' for value in self.reported)}"
+
     def _repr_html_(self) -> str:
-        losses = ", ".join(f"{value:.5g}" for value in self.reported)
-        return f"<p>NMSE as reported, epoch by epoch: {losses}</p>{self.findings._repr_html_()}"
+        return f"<p>{self._losses()}</p>{self.findings._repr_html_()}"
 
     def __str__(self) -> str:
-        losses = ", ".join(f"{value:.5g}" for value in self.reported)
-        return f"NMSE as reported, epoch by epoch: {losses}\n{self.findings}"
+        return f"{self._losses()}\n{self.findings}"
 
 
 def watch_loop(name: str, config: LoopsConfig | None = None, *, faulty: bool = False) -> WatchedLoop:
@@ -279,14 +280,7 @@ def run_pair(name: str, config: LoopsConfig | None = None) -> LoopPair:
 
 def _compiled(loop: Loop, *, faulty: bool) -> Callable[..., list[float]]:
     """The loop, made of its source text."""
-    names = dict(globals())
-    name = loop.train.__name__
-    exec(
-        compile(
-            "from __future__ import annotations\n" + loop.source(faulty=faulty),
-            f"{name.removesuffix('_loop')}.py",
-            "exec",
-        ),
-        names,
-    )
+    names, name = dict(globals()), loop.train.__name__
+    source = "from __future__ import annotations\n" + loop.source(faulty=faulty)
+    exec(compile(source, f"{name.removesuffix('_loop')}.py", "exec"), names)
     return names[name]

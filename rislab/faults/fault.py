@@ -66,10 +66,7 @@ class Fault:
     reference: str = ""
 
     def edited(self, source: str | None = None) -> str:
-        """Source of the module with the edit.
-
-        Args:
-            source: to be edited; the module's own if None.
+        """The source with the edit; of the module itself if None.
 
         Raises:
             InputError: if the edit does not match exactly once.

@@ -99,12 +99,7 @@ def function_names(source: str) -> list[str]:
 
 
 def about(notebook: str, text: str) -> str:
-    """The cell that stands below the title of a notebook: time, level, what to know before, and words.
-
-    Args:
-        notebook: name of its report.
-        text: of all its cells; the words that occur in it are explained.
-    """
+    """The cell below the title of a notebook: time, level, what to know before, and the words that its text uses."""
     stated = lessons().preparations[notebook]
     head = f"**Time** {stated.minutes} minutes · **Level** {STARS[: stated.level]} · **You need** {stated.needs}."
     used = {word: meaning for word, meaning in lessons().words.items() if re.search(rf"\b{word}", text)}

@@ -27,11 +27,7 @@ class StatementPlace:
 
 
 def statement_places(source: str) -> list[StatementPlace]:
-    """The places of the statements of the training loop, as the parser, not the eye, finds them.
-
-    Args:
-        source: text of the module training.loop, edited or not.
-    """
+    """The places of the statements in a source of training.loop, edited or not, as the parser finds them."""
     tree = ast.parse(source)
     fit = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "fit")
     loop = next(

@@ -327,12 +327,7 @@ class Fix:
 
 
 def repairs(config: StoryConfig, order: Sequence[str] = REPAIR_ORDER) -> Iterator[Fix]:
-    """The whole story repaired one thing after another, each time replayed from the first weights.
-
-    Args:
-        config: see StoryConfig.
-        order: extra faults in the order in which they are repaired.
-    """
+    """The whole story repaired one thing after another, extra faults in `order`, each time from the first weights."""
     stages = [("nothing", "stage one"), ("the branch: stage two", "stage two"), ("the loop", "correct loop")]
     rows = [(fixed, fault, tuple(compatible_faults(fault, order))) for fixed, fault in stages]
     rows += [(name, "correct loop", tuple(order[place:])) for place, name in enumerate(order, start=1)]

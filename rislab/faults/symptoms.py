@@ -209,9 +209,8 @@ def _reordered(package: types.ModuleType) -> float:
 def _zero_score(package: types.ModuleType) -> float:
     """What the evaluation gives for an answer of zeros."""
     batch = package.sanity.OverfitConfig(scenes=64).data()
-    return float(
-        package.training.loop.evaluate(package.sanity.ladder_checks.OracleModel(batch, torch.zeros_like), batch).nmse
-    )
+    zeros = package.sanity.ladder_checks.OracleModel(batch, torch.zeros_like)
+    return float(package.training.loop.evaluate(zeros, batch).nmse)
 
 
 def _identity_line(package: types.ModuleType) -> float:
@@ -303,9 +302,8 @@ def _brightest_beam(package: types.ModuleType) -> float:
     """How well the network's brightest beam overlaps with a lone loud source, over the best of its beams."""
     config = package.data.SceneConfig.preset("classroom", sources=1, snr_db=60.0)
     batch, shape = package.data.simulation.simulate(config, 64, seed=0), package.model.network.default_beams(config)
-    power = package.model.network.CovarianceNet.build(config).maps(
-        batch.snapshots, batch.codes, batch.channel
-    )  # [B, G]
+    maps = package.model.network.CovarianceNet.build(config).maps
+    power = maps(batch.snapshots, batch.codes, batch.channel)  # [B, G]
     beams = config.grid(shape, spacing="sine").steering(torch.complex64)  # [G, N]
     overlap = (beams.conj() @ batch.steering()[..., 0].mT).abs().square().mT  # [B, G]
     brightest = overlap.gather(1, power.argmax(dim=1, keepdim=True)).squeeze(1)

@@ -33,13 +33,7 @@ CURRICULA = ("no-curriculum", "three-phase")
 
 
 def loss_weights_at(curriculum: str, epoch: int, epochs: int) -> LossWeights:
-    """Weights of the phase that an epoch belongs to; the three phases share the epochs equally.
-
-    Args:
-        curriculum: one of CURRICULA.
-        epoch: from 1.
-        epochs: of the whole training.
-    """
+    """Weights of the phase that an epoch, from 1, belongs to; the three phases share the epochs equally."""
     check_choice("curriculum", curriculum, CURRICULA)
     if curriculum == "no-curriculum":
         return NO_CURRICULUM

@@ -118,7 +118,10 @@ class Pursuit(nn.Module):
                 scene, fit = scene.select(worth), fit.select(worth)
             if not len(rows):
                 break
-            points = torch.cat([fit.points, scene.moved(fit, strongest[:, :1], self.single_steps)], dim=1)
+            added = strongest[:, :1]
+            for _ in range(self.single_steps):
+                added = scene.step(fit.residual, added, fit.noise)
+            points = torch.cat([fit.points, added], dim=1)
             for _ in range(self.joint_steps):
                 points = scene.step(scene.snapshots, points, fit.noise)
             fit = scene.fit(points, fit.level)
@@ -223,19 +226,12 @@ class _Scene:
         rise, order = power_and_rise(g, h)[1].sort(dim=1, descending=True)  # [B, T]
         return places[chosen.gather(1, order)], rise[:, 0]
 
-    def moved(self, fit: _Fit, points: Tensor, steps: int) -> Tensor:
-        """One more source by itself after some steps, [B,1,3]."""
-        for _ in range(steps):
-            points = self.step(fit.residual, points, fit.noise)
-        return points
-
     def step(self, snapshots: Tensor, points: Tensor, noise: Tensor) -> Tensor:
         """Points after one damped Gauss–Newton step, [B,K,3], on the residual that the waveforms' means leave."""
         count, (low, high, largest_move) = points.shape[1], self.limits
         vectors, slopes = self.array.steering_and_phase_gradient(*points.unbind(-1))  # [B, K, N], [B, K, 3, N]
-        derivatives = torch.complex(
-            slopes * vectors.imag.unsqueeze(-2), -slopes * vectors.real.unsqueeze(-2)
-        )  # −j ∂φ a
+        # −j ∂φ a
+        derivatives = torch.complex(slopes * vectors.imag.unsqueeze(-2), -slopes * vectors.real.unsqueeze(-2))
         received = self.fields(torch.cat([vectors, derivatives.flatten(1, 2)], dim=1).mT)  # [B, L, M, 4K]
         fields, others = received[..., :count], torch.cat([snapshots.unsqueeze(-1), received[..., count:]], dim=-1)
         waveforms, outside = project(fields, self._gain(fields, noise), others)  # [B, L, K, 1 + 3K], [B, L, M, 1 + 3K]

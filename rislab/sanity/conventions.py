@@ -174,7 +174,9 @@ def check_generator(loud: SceneBatch) -> Verdict:
 
 def check_truth(scenes: SceneBatch) -> Verdict:
     """The truth covariance is A P A^H."""
-    error = float((scenes.covariance(torch.float64) - _covariance(scenes)).norm() / _covariance(scenes).norm())
+    factor = _factor(scenes)
+    truth = factor @ factor.mH
+    error = float((scenes.covariance(torch.float64) - truth).norm() / truth.norm())
     return Verdict(
         error, "<=", max(1e-6, _cancellation(scenes)), "relative difference of the truth covariance from A P A^H"
     )
@@ -199,7 +201,7 @@ def check_trace(scenes: SceneBatch) -> Verdict:
 
 def check_place(peaks: Estimate, one: SceneBatch) -> Verdict:
     """An estimator finds the one source of an exact covariance."""
-    errors = [_degrees(peaks.azimuth - one.azimuth), _degrees(peaks.elevation - one.elevation)]
+    errors = [torch.rad2deg(getattr(peaks, name) - getattr(one, name)).abs() for name in AXES[:2]]
     if one.config.wavefront != "planar":  # a plane wave has no range
         # Beyond the Fraunhofer distance only 1/r shows: the error there is that at the distance itself.
         size = float(one.config.array(dtype=torch.float64).extent().norm())
@@ -283,11 +285,3 @@ def _unknown(scenes: SceneBatch) -> list[str]:
 def _factor(scenes: SceneBatch) -> Tensor:
     vectors = steering_by_definition(scenes.config, scenes.azimuth, scenes.elevation, scenes.range)
     return (vectors * (scenes.power.double() * scenes.active).sqrt().unsqueeze(-1)).mT  # [B, N, K]
-
-
-def _covariance(scenes: SceneBatch) -> Tensor:
-    return _factor(scenes) @ _factor(scenes).mH
-
-
-def _degrees(radians: Tensor) -> Tensor:
-    return torch.rad2deg(radians).abs()

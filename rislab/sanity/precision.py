@@ -236,7 +236,7 @@ def precision_cells(config: PrecisionConfig) -> Iterator[PrecisionCell]:
     """All cells of a configuration, each as soon as its run is done.
 
     Args:
-        config: modes, numbers of accumulation steps, scenes and windows.
+        config: see PrecisionConfig.
     """
     return (progress for progress in stream_cells(config) if isinstance(progress, PrecisionCell))
 
@@ -251,11 +251,7 @@ def stream_cells(config: PrecisionConfig) -> Generator[Progress]:
 def run_cell(config: PrecisionConfig, mode: Mode, accumulation_steps: int, data: SceneBatch) -> Generator[Progress]:
     """One run of the loop beside its reference in float64; yields its windows, then its cell.
 
-    Args:
-        config: see PrecisionConfig.
-        mode: see Mode.
-        accumulation_steps: from ACCUMULATION_STEPS.
-        data: config.data(), so that many runs share it.
+    `data` is config.data(), so that many runs share it.
     """
     model, records = begin_run(config, mode, accumulation_steps, data)
     exact = config.model(mode).to(config.device, torch.float64).train()

@@ -36,11 +36,7 @@ def rank_and_world_size() -> tuple[int, int]:
 
 @contextmanager
 def process_group(device: str = "cpu") -> Iterator[None]:
-    """Join the group of all processes within the block.
-
-    Args:
-        device: that the processes train on; the back end is NCCL on "cuda" and gloo on the CPU.
-    """
+    """Join the group of all processes within the block: by NCCL if they train on "cuda", by gloo on the CPU."""
     dist.init_process_group("nccl" if torch.device(device).type == "cuda" else "gloo")
     try:
         yield

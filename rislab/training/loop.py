@@ -127,12 +127,7 @@ def windows(count: int, config: TrainConfig, epoch: int) -> list[Window]:
 
 
 def config_warnings(config: TrainConfig, count: int) -> list[str]:
-    """What a user may not expect of a configuration, one sentence each.
-
-    Args:
-        config: see TrainConfig.
-        count: scenes of the training set.
-    """
+    """What a user may not expect of a configuration with a training set of `count` scenes, one sentence each."""
     micro_batches = math.ceil(count / config.micro_batch)
     messages = []
     if config.accumulation_steps > micro_batches:

@@ -77,9 +77,6 @@ def train_epochs(
         model: trained in place.
         state: to go on from, advanced in place; None begins.
         earlier: records of the epochs before it, for the patience.
-
-    Yields:
-        The records of fit(), epoch by epoch.
     """
     training, validation = config.training(), config.validation_data()
     state = state or TrainState.begin(model, config.drawn, training)

@@ -95,13 +95,7 @@ class LearningConfig(Config):
         return self.mixed(self.validation, split="validation")
 
     def mixed(self, count: int, *, split: str = "train", start: int = 0) -> SceneBatch:
-        """Scenes with their shares of free-space powers and lines of sight, as scenes of scene_config().
-
-        Args:
-            count: of them.
-            split: see simulate().
-            start: number of the first one in its split.
-        """
+        """Scenes of scene_config() as simulate() draws them, with shares of free-space powers and lines of sight."""
         from rislab.data.scenes import SceneBatch
         from rislab.data.simulation import simulate
 

@@ -16,7 +16,7 @@ from rislab.errors import with_error
 from rislab.training.streaming import train_epochs
 from rislab.training.streaming_config import LearningConfig
 from rislab.tuning.space import Choice, Dimension, Space
-from rislab.tuning.study import Trial, best_trial
+from rislab.tuning.study import Trial, ranked_trials
 from rislab.tuning.tuning_config import TuningConfig
 
 TOP = 3
@@ -40,12 +40,7 @@ class Rerun:
 
 def top_trials(trials: Sequence[Trial], config: TuningConfig) -> list[Trial]:
     """The complete trials with the best scores, best first, TOP at most."""
-    rest = list(trials)
-    top: list[Trial] = []
-    while len(top) < TOP and (best := best_trial(rest, config)) is not None:
-        top.append(best)
-        rest.remove(best)
-    return top
+    return ranked_trials(trials, config)[:TOP]
 
 
 def best_rerun(top: Sequence[Trial], runoff: Sequence[Rerun], config: TuningConfig) -> Trial:

@@ -128,11 +128,7 @@ def space_to_dict(space: Space) -> dict[str, Any]:
 
 
 def check_space(space: Space, base: LearningConfig | None = None) -> dict[str, Dimension]:
-    """Refuse an empty space, and values that no training could have.
-
-    Args:
-        space: dimensions by name.
-        base: what is not searched; LearningConfig() if None.
+    """Refuse an empty space, and values that no training could have; what is not searched is that of `base`.
 
     Raises:
         InputError: naming dimension and value.

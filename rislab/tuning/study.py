@@ -76,12 +76,7 @@ def _short(value: Any) -> str:
 
 
 def open_study(stored: OpenStorage, config: TuningConfig, name: str) -> optuna.Study:
-    """The study of that name, made if there is none.
-
-    Args:
-        stored: see OpenStorage.
-        config: what it is begun with.
-        name: in the storage.
+    """The study of that name in a storage, made if there is none.
 
     Raises:
         InputError: if it was begun with another configuration, but for the number of trials, or by another program.
@@ -139,14 +134,8 @@ def _pruner(config: TuningConfig) -> optuna.pruners.BasePruner:
 def add_trial(study: optuna.Study, config: TuningConfig) -> int:
     """Add a running trial with its values, in one transaction, so that a kill leaves no trial without values.
 
-    The values depend only on the trials so far: after a resume they are the same as without one.
-
-    Args:
-        study: in which nobody else adds a trial meanwhile.
-        config: of the search.
-
-    Returns:
-        Number of the trial.
+    The values depend only on the trials so far: after a resume they are the same as without one. Nobody else may add a
+    trial meanwhile. Returns the number of the trial.
     """
     import optuna
 
@@ -198,8 +187,13 @@ def read_trials(study: optuna.Study) -> list[Trial]:
 
 def best_trial(trials: Sequence[Trial], config: TuningConfig) -> Trial | None:
     """The complete trial with the best score; the earliest of equals."""
+    return next(iter(ranked_trials(trials, config)), None)
+
+
+def ranked_trials(trials: Sequence[Trial], config: TuningConfig) -> list[Trial]:
+    """The complete trials by score, the best first; of equals the earliest."""
     complete = [trial for trial in trials if trial.score is not None]
-    return min(complete, key=lambda trial: (config.cost(trial.score or 0.0), trial.number), default=None)
+    return sorted(complete, key=lambda trial: (config.cost(trial.score or 0.0), trial.number))
 
 
 def write_best(folder: Path, config: TuningConfig, best: Trial) -> Path:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 # What a training may raise because of its values; any other error ends the worker, and the trial is continued later.
 FAILURES = (RuntimeError, ValueError, ArithmeticError, MemoryError)
 
-Stopped = Callable[[], bool]
+Stopped = Callable[[], bool]  # whether to stop at the next step boundary
 
 
 @dataclass(frozen=True)
@@ -54,15 +54,7 @@ class Task:
 
 
 def train_trials(stored: OpenStorage, config: TuningConfig, name: str, folder: Path, stopped: Stopped) -> None:
-    """Work on trials until none is left to begin or to continue.
-
-    Args:
-        stored: see OpenStorage.
-        config: of the search.
-        name: of the study.
-        folder: of the search.
-        stopped: whether to stop at the next step boundary.
-    """
+    """Work on the trials of a study until none is left to begin or to continue, or until it is stopped."""
     study = open_study(stored, config, name)
     scorer = LocalisationObjective.of(config)
     more = True
@@ -182,14 +174,7 @@ def _attributes(scores: Scores, config: TuningConfig, reason: str, seconds: floa
 
 
 def train_reruns(task: Task, config: TuningConfig, folder: Path, stopped: Stopped) -> None:
-    """Train configurations again, with other seeds, each in a folder of its own, and write their scores there.
-
-    Args:
-        task: names configurations, seeds and split.
-        config: of the search.
-        folder: of the reruns.
-        stopped: whether to stop at the next step boundary.
-    """
+    """Train the configurations of a task again, with its seeds, each in a folder of its own, and score them there."""
     scorer = None
     for name, fields in task.reruns.items():
         for seed in task.seeds:
