@@ -320,15 +320,10 @@ def _is_even(axis: Tensor) -> bool:
 
 
 def mirror_parts(values: Tensor, array: ArrayGeometry, folds: tuple[bool, bool]) -> list[Tensor]:
-    """Even and odd parts of values on the elements of a surface, an orthonormal transform.
+    """Even and odd parts of values [...,N] on the elements of a surface by its rows, its columns, both or none.
 
-    Args:
-        values: [...,N].
-        array: the surface.
-        folds: whether by its rows, and by its columns.
-
-    Returns:
-        One, two or four parts [...,n], n adding up to N; even ones first, those by columns next to each other.
+    An orthonormal transform to one, two or four parts [...,n], n adding up to N; even ones first, those by columns next
+    to each other.
     """
     axes = array.axes() if any(folds) else None
     parts = [values.unflatten(-1, (-1, len(axes[1]) if axes else 1))]

@@ -104,21 +104,13 @@ def _loop_problem(exercise: Exercise, train: Callable[..., Any]) -> str:
 
 @dataclass(frozen=True)
 class _Training:
-    """What a loop has done.
+    """What a loop has done."""
 
-    Args:
-        model: a copy of the network, trained.
-        returned: by the loop.
-        findings: of the checkup.
-        scaler: of the gradients, None without.
-        given: samples of each forward.
-    """
-
-    model: nn.Module
-    returned: Any
-    findings: Findings
-    scaler: torch.amp.GradScaler | None
-    given: list[int]
+    model: nn.Module  # a copy of the network, trained
+    returned: Any  # by the loop
+    findings: Findings  # of the checkup
+    scaler: torch.amp.GradScaler | None  # of the gradients, None without
+    given: list[int]  # samples of each forward
 
 
 def _train(exercise: Exercise, train: Callable[..., Any], network: nn.Module, inputs: Tensor) -> _Training:

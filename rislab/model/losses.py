@@ -40,11 +40,7 @@ def order_error(predicted: Tensor, truth: Tensor) -> Tensor:
     """Squared logarithm of the ratio of effective ranks, [B], with effective rank (tr G)² / tr G² of the Gram G.
 
     For equal, orthogonal sources the effective rank is their number; the truth's own value is the target, so the
-    term is 0 at the truth for any sources.
-
-    Args:
-        predicted: F, [B,N,K'], complex.
-        truth: B, [B,N,K], complex.
+    term is 0 at the truth for any sources. The arguments are those of nmse().
     """
     return torch.log(effective_rank(predicted) / effective_rank(truth)).square()
 

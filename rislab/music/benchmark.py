@@ -60,41 +60,27 @@ SHIFTS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Score:
-    """An estimator on the scenes of one SNR and number of sources.
+    """An estimator on the scenes of one SNR and number of sources."""
 
-    Args:
-        estimator: its name.
-        snr_db: of the scenes, dB.
-        sources: K of the scenes.
-        scenes: their number.
-        recall: share of the true sources that were found.
-        precision: share of the estimates that are a source.
-        allowed: recall that the bound allows, see crb_recall().
-        median: median absolute error of the hits; azimuth and elevation in degrees, range and position in metres.
-        ratio: RMS over the hits of error / √CRB, each by the bound of its own source and scene, which is the stochastic
-            one where symbols vary.
-        truncation: ratio that normal errors of the size of the bound would have, since only hits count, for the range;
-            NaN where it is known or cannot be known.
-        residual: mean of what the estimate leaves of the snapshots over what noise would leave; NaN with one antenna.
-        counted: share of the scenes of the cell in which model_order() has K right.
-        milliseconds: time of the estimator alone for one scene.
-        bayes: recall of REFERENCE on the same scenes where the SNR is below THRESHOLD_DB, or one antenna receives
-            waveforms of its own in each snapshot, else NaN: there the bound says little of recall.
-    """
-
-    estimator: str
-    snr_db: float
-    sources: int
-    scenes: int
-    recall: float
-    precision: float
-    allowed: float
-    median: dict[str, float]
+    estimator: str  # its name
+    snr_db: float  # of the scenes, dB
+    sources: int  # K of the scenes
+    scenes: int  # their number
+    recall: float  # share of the true sources that were found
+    precision: float  # share of the estimates that are a source
+    allowed: float  # recall that the bound allows, see crb_recall()
+    median: dict[str, float]  # median absolute error of the hits; angles in degrees, range and position in metres
+    # RMS over the hits of error / √CRB, each by the bound of its own source and scene: the stochastic one where symbols
+    # vary
     ratio: dict[str, float]
+    # ratio that normal errors of the size of the bound would have in range, since only hits count; NaN where the range
+    # is known or cannot be known
     truncation: float
-    residual: float
-    counted: float
-    milliseconds: float
+    residual: float  # mean of what the estimate leaves of the snapshots over what noise would; NaN with one antenna
+    counted: float  # share of the scenes of the cell in which model_order() has K right
+    milliseconds: float  # time of the estimator alone for one scene
+    # recall of REFERENCE on the same scenes where the bound says little of recall: where the SNR is below THRESHOLD_DB,
+    # or one antenna receives waveforms of its own in each snapshot; else NaN
     bayes: float = math.nan
 
 
@@ -161,23 +147,14 @@ COVARIANCES = ("zero", "identity", "constant", "sample", "sparse", "learned")
 
 @dataclass(frozen=True)
 class CovarianceError:
-    """NMSE of covariances on the scenes of one SNR and number of sources.
+    """NMSE of covariances on the scenes of one SNR and number of sources."""
 
-    Args:
-        snr_db: of the scenes, dB.
-        sources: K of the scenes.
-        scenes: their number.
-        realised_snr_db: mean over the scenes, dB.
-        nmse: mean by name of the covariance.
-        median: median of the same.
-    """
-
-    snr_db: float
-    sources: int
-    scenes: int
-    realised_snr_db: float
-    nmse: dict[str, float]
-    median: dict[str, float]
+    snr_db: float  # of the scenes, dB
+    sources: int  # K of the scenes
+    scenes: int  # their number
+    realised_snr_db: float  # mean over the scenes, dB
+    nmse: dict[str, float]  # mean by name of the covariance
+    median: dict[str, float]  # median of the same
 
 
 def covariance_errors(
@@ -218,21 +195,13 @@ def covariance_errors(
 
 @dataclass(frozen=True)
 class OrderAccuracy:
-    """How often an estimated number of sources is right, on the scenes of one SNR and number of sources.
+    """How often an estimated number of sources is right, on the scenes of one SNR and number of sources."""
 
-    Args:
-        snr_db: of the scenes, dB.
-        sources: K of the scenes.
-        scenes: their number.
-        learned: share by the effective rank of the learned covariance, rounded.
-        criterion: share by model_order().
-    """
-
-    snr_db: float
-    sources: int
-    scenes: int
-    learned: float
-    criterion: float
+    snr_db: float  # of the scenes, dB
+    sources: int  # K of the scenes
+    scenes: int  # their number
+    learned: float  # share by the effective rank of the learned covariance, rounded
+    criterion: float  # share by model_order()
 
 
 def order_accuracy(

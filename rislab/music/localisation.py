@@ -36,23 +36,14 @@ FAINT, ENOUGH_SNAPSHOTS = 0.15, 20
 
 @dataclass(frozen=True, eq=False)
 class Localisation:
-    """What one measurement says.
+    """What one measurement says."""
 
-    Args:
-        estimate: [1,K]; strongest source first.
-        bound: of the estimate, at the noise power that was given or that is left: standard errors.
-        residual: what the sources leave.
-        counted: whether K was counted, or given.
-        hint: see residual.convention_hint(); "" if the model explains the data.
-        notes: what else has to be known to read the numbers, one sentence each.
-    """
-
-    estimate: Estimate
-    bound: Bound
-    residual: Residual
-    counted: bool
-    hint: str
-    notes: list[str]
+    estimate: Estimate  # [1,K]; strongest source first
+    bound: Bound  # of the estimate, at the noise power that was given or that is left: standard errors
+    residual: Residual  # what the sources leave
+    counted: bool  # whether K was counted, or given
+    hint: str  # see residual.convention_hint(); "" if the model explains the data
+    notes: list[str]  # what else has to be known to read the numbers, one sentence each
 
     def rows(self) -> list[dict[str, float]]:
         """Place, standard errors and power of each source; degrees and metres, NaN where nothing is known."""

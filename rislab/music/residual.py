@@ -37,25 +37,15 @@ NOTHING, NEARLY = 0.1, 0.8
 
 @dataclass(frozen=True, eq=False)
 class Residual:
-    """What a fit leaves of one measurement.
+    """What a fit leaves of one measurement."""
 
-    Args:
-        share: of the energy of the snapshots that is left, 0 … 1.
-        chance: the same, of noise that is fitted in the same way.
-        over_noise: what is left over what noise of the given power would leave; NaN if no noise power is given.
-        further: share of the residual that one more source would explain; NaN if no more can be fitted.
-        further_chance: the same, of noise.
-        fitted: B ŝ, [L,M], complex.
-        snapshots: r = y − B ŝ, [L,M], complex.
-    """
-
-    share: float
-    chance: float
-    over_noise: float
-    further: float
-    further_chance: float
-    fitted: Tensor
-    snapshots: Tensor
+    share: float  # of the energy of the snapshots that is left, 0 … 1
+    chance: float  # the same, of noise that is fitted in the same way
+    over_noise: float  # what is left over what noise of the given power would leave; NaN if no noise power is given
+    further: float  # share of the residual that one more source would explain; NaN if no more can be fitted
+    further_chance: float  # the same, of noise
+    fitted: Tensor  # B ŝ, [L,M], complex
+    snapshots: Tensor  # r = y − B ŝ, [L,M], complex
 
     @property
     def explained(self) -> float:

@@ -341,9 +341,6 @@ def test_pure_functions_of_the_window_are_finite_in_every_precision(classroom: S
     assert max(scores.values()) < 0.5
 
 
-# The log
-
-
 # Bad input
 
 
