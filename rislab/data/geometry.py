@@ -136,6 +136,8 @@ def path_and_gradient(
 @lru_cache(maxsize=64)
 def _surface_elements(rows: int, columns: int, spacing: float) -> Tensor:
     """[N, 3] in float64, as in ArrayGeometry.surface(); not to be changed in place."""
+    for count in (rows, columns):
+        check_number("count", count, 1, 2**20, integer=True)
     z = (torch.arange(rows, dtype=torch.float64, device="cpu") - (rows - 1) / 2) * spacing
     y = (torch.arange(columns, dtype=torch.float64, device="cpu") - (columns - 1) / 2) * spacing
     grid_z, grid_y = torch.meshgrid(z, y, indexing="ij")

@@ -148,12 +148,8 @@ def check_steering(scenes: SceneBatch) -> Verdict:
     places = scenes.azimuth.double(), scenes.elevation.double(), scenes.range.double()
     own = scenes.config.array(dtype=torch.float64).steering(*places)
     error = float((own - steering_by_definition(scenes.config, *places)).abs().max())
-    return Verdict(
-        error,
-        "<=",
-        max(1e-9, _cancellation(scenes)),
-        "largest difference between the steering function and the distance formula",
-    )
+    limit = max(1e-9, _cancellation(scenes))
+    return Verdict(error, "<=", limit, "largest difference between the steering function and the distance formula")
 
 
 def _cancellation(scenes: SceneBatch) -> float:
@@ -177,9 +173,8 @@ def check_truth(scenes: SceneBatch) -> Verdict:
     factor = _factor(scenes)
     truth = factor @ factor.mH
     error = float((scenes.covariance(torch.float64) - truth).norm() / truth.norm())
-    return Verdict(
-        error, "<=", max(1e-6, _cancellation(scenes)), "relative difference of the truth covariance from A P A^H"
-    )
+    limit = max(1e-6, _cancellation(scenes))
+    return Verdict(error, "<=", limit, "relative difference of the truth covariance from A P A^H")
 
 
 def check_loss(scenes: SceneBatch) -> Verdict:

@@ -62,9 +62,8 @@ def check_splits(data: SceneBatch, seed: int) -> Verdict:
     """No scene of one split occurs in another, and none twice in its own; `data` is the first split of the seed."""
     others = [simulate(data.config, len(data), seed=seed, split=split) for split in SPLITS[1:]]
     hashes = [digest for batch in (data, *others) for digest in batch.hashes()]
-    return Verdict(
-        len(hashes) - len(set(hashes)), "==", 0, f"scenes that occur twice among {len(hashes)} of three splits"
-    )
+    twice = len(hashes) - len(set(hashes))
+    return Verdict(twice, "==", 0, f"scenes that occur twice among {len(hashes)} of three splits")
 
 
 def check_oracle(data: SceneBatch, precision: str) -> Verdict:
@@ -79,12 +78,8 @@ def check_oracle_blend(data: SceneBatch, beta: float, precision: str) -> Verdict
     data = data[:BATCH]
     score = evaluate(OracleModel(data), data, beta=beta, precision=precision).nmse_blended
     floor = blend_floor(data, beta)
-    return Verdict(
-        abs(score - floor),
-        "<=",
-        1e-5,
-        f"loss_nmse of the truth at β = {beta:g} is {score:.5g}; its floor, computed: {floor:.5g}",
-    )
+    sentence = f"loss_nmse of the truth at β = {beta:g} is {score:.5g}; its floor, computed: {floor:.5g}"
+    return Verdict(abs(score - floor), "<=", 1e-5, sentence)
 
 
 def blend_floor(data: SceneBatch, beta: float) -> float:
@@ -102,22 +97,20 @@ def check_zero(data: SceneBatch, precision: str) -> Verdict:
 
 def check_identity(data: SceneBatch, precision: str) -> Verdict:
     """The identity scores what its closed form says."""
-    line = identity_baseline(data[:BATCH])
+    data = data[:BATCH]
+    line = identity_baseline(data)
     eye = torch.eye(data.config.elements, dtype=data.snapshots.dtype, device=data.snapshots.device)
-    score = evaluate(
-        OracleModel(data[:BATCH], lambda factor: eye.expand(len(factor), -1, -1)), data[:BATCH], precision=precision
-    ).nmse
-    return Verdict(
-        abs(score - line), "<=", 1e-4, f"identity scores {score:.5g} on {BATCH} scenes; closed form: {line:.5g}"
-    )
+    identity = OracleModel(data, lambda factor: eye.expand(len(factor), -1, -1))
+    score = evaluate(identity, data, precision=precision).nmse
+    sentence = f"identity scores {score:.5g} on {BATCH} scenes; closed form: {line:.5g}"
+    return Verdict(abs(score - line), "<=", 1e-4, sentence)
 
 
 def check_constant(data: SceneBatch) -> Verdict:
     """The best constant beats the identity, which beats the zero matrix."""
     constant, identity = constant_baseline(data), identity_baseline(data)
-    return Verdict(
-        constant, "<=", identity, "NMSE of the best constant; a network that scores no better has learned nothing"
-    )
+    sentence = "NMSE of the best constant; a network that scores no better has learned nothing"
+    return Verdict(constant, "<=", identity, sentence)
 
 
 def check_untrained(config: OverfitConfig, data: SceneBatch) -> Verdict:
@@ -146,9 +139,8 @@ def check_batch_independence(config: OverfitConfig, data: SceneBatch) -> Verdict
     model = config.model().to(device=config.device, dtype=data.azimuth.dtype)
     together = model.predict(data[:8])
     alone = torch.cat([model.predict(scene) for scene in data[:8]])
-    return Verdict(
-        _relative(together, alone), "<=", 1e-4, "relative change of the factor between a batch of 8 and of 1"
-    )
+    change = _relative(together, alone)
+    return Verdict(change, "<=", 1e-4, "relative change of the factor between a batch of 8 and of 1")
 
 
 def check_input_dependence(config: OverfitConfig, data: SceneBatch) -> Verdict:
@@ -162,9 +154,8 @@ def check_input_dependence(config: OverfitConfig, data: SceneBatch) -> Verdict:
     }
     # NaN counts as the weakest of all: min() would pass over it.
     weakest = min(changes, key=lambda name: -math.inf if math.isnan(changes[name]) else changes[name])
-    return Verdict(
-        changes[weakest], ">=", 1e-3, f"relative change of the factor with other {weakest}, the weakest input"
-    )
+    sentence = f"relative change of the factor with other {weakest}, the weakest input"
+    return Verdict(changes[weakest], ">=", 1e-3, sentence)
 
 
 def check_one_scene(config: OverfitConfig, data: SceneBatch) -> Verdict:
@@ -177,13 +168,11 @@ def check_one_scene(config: OverfitConfig, data: SceneBatch) -> Verdict:
 
 def check_one_batch(config: OverfitConfig, data: SceneBatch) -> Verdict:
     """One batch of 64 scenes is memorised."""
-    records = one_batch(config, data)
+    ends = epoch_records(one_batch(config, data))
     limit = ONE_BATCH_NMSE[config.precision]
-    reached = next((record.step for record in epoch_records(records) if record.train_eval <= limit), None)
+    reached = next((end.step for end in ends if end.train_eval <= limit), None)
     when = f"reached at step {reached}" if reached else "never reached"
-    return Verdict(
-        epoch_records(records)[-1].train_eval, "<=", limit, f"NMSE of one batch of {BATCH} after 200 steps; {when}"
-    )
+    return Verdict(ends[-1].train_eval, "<=", limit, f"NMSE of one batch of {BATCH} after 200 steps; {when}")
 
 
 def one_batch(config: OverfitConfig, data: SceneBatch) -> list[Record]:
@@ -202,14 +191,12 @@ def check_accumulation(config: OverfitConfig, data: SceneBatch) -> Verdict:
     comparison = compare_gradients(first_window(config, data, 16, 4)[0], first_window(config, data, 56, 1)[0])
     limit, alpha_limit = GRADIENT_TOLERANCES[config.precision]
     # One number for both alarms: the larger of the two errors, each in units of its own alarm level.
-    excess = max(comparison.relative_error / limit, abs(comparison.alpha - 1) / alpha_limit)
-    return Verdict(
-        excess if not math.isnan(comparison.relative_error) else math.nan,
-        "<=",
-        1.0,
+    errors = comparison.relative_error / limit, abs(comparison.alpha - 1) / alpha_limit
+    sentence = (
         f"× alarm level: relative L2 {comparison.relative_error:.1e}, α − 1 = {comparison.alpha - 1:+.1e}, "
-        f"1 − cos = {1 - comparison.cosine:.1e} against one batch",
+        f"1 − cos = {1 - comparison.cosine:.1e} against one batch"
     )
+    return Verdict(math.nan if math.isnan(errors[0]) else max(errors), "<=", 1.0, sentence)
 
 
 def check_full_set(records: Sequence[Record], config: OverfitConfig) -> Verdict:
@@ -282,9 +269,8 @@ def check_train_against_eval(model: nn.Module, data: SceneBatch, config: Overfit
     model.train()
     difference = abs(evaluate_in_mode(model, data, precision=config.precision).nmse - evaluated)
     limit = 1e-6 + 0.05 * abs(evaluated)
-    return Verdict(
-        difference, "<=", limit, "difference between training-mode and eval-mode NMSE, same weights and data"
-    )
+    sentence = "difference between training-mode and eval-mode NMSE, same weights and data"
+    return Verdict(difference, "<=", limit, sentence)
 
 
 class WithDropout(nn.Module):

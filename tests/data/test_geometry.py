@@ -105,6 +105,9 @@ def test_position_and_separation_agree_with_spherical_coordinates() -> None:
     [
         (lambda: ArrayGeometry.surface((2, 2), -0.3), "wavelength is -0.3"),
         (lambda: ArrayGeometry.surface((2, 2), 0.3, "cubic"), "wavefront is 'cubic'"),
+        (lambda: ArrayGeometry.surface((2, 0), 0.3), "count is 0; allowed: a whole number in"),
+        (lambda: ArrayGeometry.linear(0, 0.3), "count is 0; allowed: a whole number in"),
+        (lambda: ArrayGeometry.linear(2.5, 0.3), "count is 2.5; allowed: a whole number in"),  # type: ignore[arg-type]
     ],
 )
 def test_bad_geometry_is_named(make: object, message: str) -> None:
