@@ -47,12 +47,7 @@ def add_parameters(
 ) -> None:
     """The options --config FILE, -p KEY VALUE, and one for each field; configured() makes the configuration of them.
 
-    Args:
-        parser: of the command.
-        config: that declares the fields.
-        names: of the fields; all of them if there are none.
-        defaults: configuration that holds the defaults; those of the fields if None.
-        group: of the options for fields; the parser itself if None.
+    See add_fields(); the options of fields stand in a group of the parser, if one is given.
     """
     add_config_file(parser)
     add_fields(group or parser, config, names, optional=True, defaults=defaults)
@@ -67,14 +62,9 @@ def add_parameter(
     others: str = "",
     help: str = "set a parameter: -p some_name 4 is --some-name 4",
 ) -> None:
-    """The option -p KEY VALUE.
+    """The option -p KEY VALUE for fields of a configuration, see add_fields().
 
-    Args:
-        parser: of the command.
-        config: that declares the fields.
-        names: of the fields; all of them if there are none.
-        others: where pairs of other names go, a list of the options; "" refuses them.
-        help: of the option.
+    Pairs of other names go to the list `others` of the options; "" refuses them.
     """
     fields = {name: one for name, one in declarations(config).items() if not names or name in names}
     parser.add_argument(

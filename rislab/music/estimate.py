@@ -62,15 +62,9 @@ class Estimate:
         return vectors.mT
 
     def factor(self, array: ArrayGeometry) -> Tensor:
-        """Factor A P^(1/2) of the covariance of the estimated sources, scaled to trace N.
+        """Factor A P^(1/2), [B,N,K'], of the covariance of the estimated sources, scaled to trace N.
 
         Powers count in proportion to each other; without a source the factor is zero.
-
-        Args:
-            array: elements [N,3], on the device of the estimate.
-
-        Returns:
-            [B,N,K'], complex.
         """
         power = torch.where(self.active, self.power.clamp(min=0), 0).to(array.elements)
         total = power.sum(-1, keepdim=True)

@@ -207,14 +207,9 @@ def _augmented(cost: Tensor) -> Tensor:
 
 
 def crb_recall(batch: SceneBatch, bound: Bound, *, tolerances: tuple[float, float, float] = TOLERANCES) -> float:
-    """Recall of an estimator whose errors are normal, unbiased and of the size of the bound.
+    """Recall of an estimator whose errors are normal, unbiased and of the size of the bound of the scenes.
 
     The mean over sources of Π erf(tolerance / √(2·CRB)), the product over azimuth, elevation and range.
-
-    Args:
-        batch: B scenes.
-        bound: [B,K]; of the scenes.
-        tolerances: see match().
     """
     chance = torch.ones_like(bound.azimuth)
     for tolerance, deviation in zip(tolerances, (bound.azimuth, bound.elevation, bound.range), strict=True):

@@ -217,14 +217,7 @@ class Chains:
     points: Tensor
 
     def __init__(self, batch: Measured, prior: Prior, active: Tensor, generator: Generator) -> None:
-        """Hold the scenes; use() gives them candidates.
-
-        Args:
-            batch: B scenes.
-            prior: of their sources.
-            active: [B,K], bool.
-            generator: of all draws, on the CPU.
-        """
+        """Hold B scenes with their active slots, [B,K]; use() gives them candidates."""
         self._batch, self._prior, self._generator = batch, prior, generator
         self.active = active
         self._snapshots = stacked_snapshots(batch).unsqueeze(1)  # [B, 1, L, M, 1]

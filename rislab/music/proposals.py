@@ -142,14 +142,7 @@ class Proposals:
     """Draws banks for the scenes of a batch."""
 
     def __init__(self, batch: Measured, prior: Prior, start: Parameters, generator: Generator) -> None:
-        """Take the Fisher information at a fit.
-
-        Args:
-            batch: B scenes.
-            prior: of their sources.
-            start: a fit, the powers of which follow the prior.
-            generator: of all draws, on the CPU.
-        """
+        """Take the Fisher information at a fit, whose powers are made to follow the prior; draw on the CPU."""
         self._prior, self._generator = prior, generator
         # ln of the level; independent powers are counted from their mean.
         fitted = (start.power * start.active).sum(1)

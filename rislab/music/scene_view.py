@@ -253,16 +253,8 @@ def _slot(estimate: Estimate, scene: SceneBatch, source: int) -> int:
 def music_and_mvdr(factor: Tensor, sources: int, grid: Grid, *, loading: float) -> tuple[Tensor, Tensor]:
     """Values of music_spectrum() and mvdr_spectrum() of one scene, in one pass over the grid and without their peaks.
 
-    The steering vectors are read from memory once for both, which takes longer than the arithmetic.
-
-    Args:
-        factor: [1,N,J], complex.
-        sources: K, ≥ 1.
-        grid: P × Q × R points.
-        loading: ε of MVDR as a fraction of the mean eigenvalue, > 0.
-
-    Returns:
-        MUSIC and MVDR, each [P,Q,R], real, linear.
+    The steering vectors are read from memory once for both, which takes longer than the arithmetic. Of a factor
+    [1,N,J]; MUSIC and MVDR are [P,Q,R] each, real, linear.
 
     Raises:
         InputError: see signal_subspace().

@@ -56,15 +56,6 @@ def mmse_gain(fields: Tensor, power: Tensor, noise_power: Tensor) -> Tensor:
 
 
 def project(fields: Tensor, gain: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """Waveforms T B^H v of columns v, and their residuals v − B T B^H v.
-
-    Args:
-        fields: B, [...,M,K], complex.
-        gain: T, [...,K,K], complex.
-        columns: v, [...,M,C], complex.
-
-    Returns:
-        [...,K,C] and [...,M,C], complex.
-    """
+    """Waveforms T B^H v [...,K,C] of columns v [...,M,C], and what they leave of them, v − B T B^H v [...,M,C]."""
     waveforms = gain @ (fields.mH @ columns)
     return waveforms, columns - fields @ waveforms
