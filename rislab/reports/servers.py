@@ -27,7 +27,8 @@ TEMPLATE = Path(__file__).parent / "static" / "voila.html.j2"
 SAME_ORIGIN = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob: ws: wss:"
 # A sentence about running cells, which a page without code does not have.
 RUN_ALL = re.compile(r"[ \n]?(?<![^\s])[^.:!?|\n]*\bRun All\b[^.!?|]*[.!?]")
-COPIED = (".ipynb", ".png", ".svg")
+COPIED = (".ipynb", ".png", ".svg", ".md")
+PAGE = "../docs/conventions"  # from the notebooks; a copy of them has this page, and its picture, beside it
 ORIGINALS = ".originals"  # in a working copy: what its files were made of
 
 
@@ -224,11 +225,12 @@ def working_copy(folder: Path, content: Callable[[Path], bytes] = Path.read_byte
     copied, present = [], []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for path in sorted(originals.iterdir()):
+        for path in (*sorted(originals.iterdir()), *sorted(originals.glob(f"{PAGE}.*"))):
             if path.suffix not in COPIED or path.name.startswith("."):
                 continue
             target, original = folder / path.name, folder / ORIGINALS / path.name
             fresh = content(path) if path.suffix == ".ipynb" else path.read_bytes()
+            fresh = fresh.replace(f"({PAGE}.".encode(), f"({Path(PAGE).name}.".encode())
             if target.exists() and not _untouched(target, original, fresh):
                 present.append(path.name)
                 continue
@@ -244,5 +246,7 @@ def _untouched(copy: Path, original: Path, fresh: bytes) -> bool:
     """Whether a copy is unchanged, outputs aside, and its original is newer."""
     if not original.exists() or original.read_bytes() == fresh:
         return False
+    if copy.suffix != ".ipynb":
+        return copy.read_bytes() == original.read_bytes()
     before, now = (cleaned(path.read_bytes().decode("utf-8", "replace")) for path in (original, copy))
     return before == now

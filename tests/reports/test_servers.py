@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -51,6 +52,23 @@ def test_a_copy_follows_its_original_unless_somebody_changed_it(
         (originals / f"{name}.ipynb").write_text(notebook("2"))
     assert servers.working_copy(copies) == (["a.ipynb"], ["b.ipynb"])
     assert (copies / "a.ipynb").read_text() == notebook("2") and "mine" in (copies / "b.ipynb").read_text()
+
+
+def test_links_of_a_copy_lead_to_files_that_were_copied_with_it(tmp_path: Path) -> None:
+    assert len(servers.working_copy(tmp_path / "new" / "work")[0]) > 10
+    pages = [*(tmp_path / "new" / "work").glob("*.ipynb"), *(tmp_path / "new" / "work").glob("*.md")]
+    links = {(page, link) for page in pages for link in re.findall(r"\]\(([^():]+)\)", page.read_text())}
+    assert {link for _, link in links} >= {"conventions.md", "conventions.svg"}
+    assert [link for page, link in links if not (page.parent / link).is_file()] == []
+    # A page that is newer comes too, and one that was changed stays.
+    page = tmp_path / "new" / "work" / "conventions.md"
+    original = page.parent / servers.ORIGINALS / page.name
+    for each in (page, original):
+        each.write_text("older")
+    assert servers.working_copy(page.parent)[0] == ["conventions.md"]
+    page.write_text("mine")
+    original.write_text("older")
+    assert servers.working_copy(page.parent)[0] == [] and page.read_text() == "mine"
 
 
 @pytest.mark.parametrize("name", ["start", "overfit", "precision", "fault_clinic", "music"])
