@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from rislab.music.localisation import Localisation
 
 COLUMNS = [
-    Column("source", 6, left=True), Column("azimuth °", 20, left=True), Column("elevation °", 20, left=True),
-    Column("range m", 20, left=True), Column("position m", 10, left=True), Column("power dB", 8),
+    Column("source", 7, left=True), Column("azimuth (°)", 19, left=True), Column("elevation (°)", 19, left=True),
+    Column("range (m)", 19, left=True), Column("position (m)", 13, left=True), Column("power (dB)", 10),
 ]  # fmt: skip
 
 
