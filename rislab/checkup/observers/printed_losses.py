@@ -109,7 +109,7 @@ class PrintedLosses(Observer):
         root = roots[0][0] if len(roots) == 1 and roots[0][0].numel() == 1 else None
         if self._counted and root is not None:
             # Its loss came while windows were only counted.
-            self.count_backward(root)
+            self.count_backward(root, float(root.item()))
         elif len(self._losses) < LOSSES:
             self._backwards += 1
             share = 1.0 if root is not None and self._last() is root else self._share_of(root)
@@ -137,11 +137,11 @@ class PrintedLosses(Observer):
         self._samples = samples
         return True
 
-    def count_backward(self, root: Tensor) -> bool:
+    def count_backward(self, root: Tensor, value: float) -> bool:
         """A backward begins, of which the loss is a share."""
         self._counted = False
         if len(self._losses) < LOSSES:
-            self._losses.append((root.item() * self._share, self._samples))
+            self._losses.append((value * self._share, self._samples))
             self._backwards += 1
         return True
 

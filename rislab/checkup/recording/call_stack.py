@@ -63,21 +63,6 @@ def innermost_frame() -> tuple[FrameType | None, int]:
     return frame, depth - 1
 
 
-def is_at_depth(code: CodeType, offset: int, depth: int) -> bool:
-    """Whether a frame is at an instruction of some code: to ask for one takes less time than to look for it.
-
-    Args:
-        code: of the frame.
-        offset: of the instruction.
-        depth: frames in it, without that of this function.
-    """
-    try:
-        frame = sys._getframe(depth + 1)
-    except ValueError:
-        return False
-    return frame.f_code is code and frame.f_lasti == offset
-
-
 def by_library(stack: tuple[str, ...]) -> bool:
     """Whether a library other than torch did it, for the loop.
 

@@ -6,6 +6,8 @@ Nothing else is looked at then. What is unlike the windows before, or is to be c
 from __future__ import annotations
 
 import math
+import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,13 +17,14 @@ from torch import Tensor
 from torch.autograd.graph import Node
 from torch.optim.optimizer import Optimizer
 
-from rislab.checkup.recording.call_stack import innermost_frame, is_at_depth
+from rislab.checkup.recording.call_stack import innermost_frame
 from rislab.checkup.recording.events import Roots
 from rislab.checkup.recording.looks import Looks
 from rislab.checkup.recording.loss_graph import product_of_factors, weighed_node
 from rislab.checkup.recording.merged_steps import Loss
 from rislab.checkup.recording.open_window import OpenWindow
 from rislab.checkup.recording.trace import STEPPED, Backward, MicroBatch, Step, Trace
+from rislab.checkup.recording.training_threads import TrainingThreads
 
 # Windows of one kind that are observed; events of a window, and kinds of windows, that are remembered.
 ALIKE, EVENTS, KINDS = 24, 256, 64
@@ -37,9 +40,14 @@ class ExpectedEvents:
     `active` says that they are expected to be, and only counted, in so many windows as are `left`. `usual` says whether
     many like the last window came; `passes` chooses passes over a loader that end the counting; `steps` are those that
     were counted.
+
+    Args:
+        threads: of which one is watched.
+        end_counting: called when an event is another one than expected.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, threads: TrainingThreads, end_counting: Callable[[], None]) -> None:
+        self._threads, self._end_counting = threads, end_counting
         self.active = self.usual = False
         self.left = 0
         self.passes = Looks()
@@ -49,12 +57,18 @@ class ExpectedEvents:
         self._place = 0
         self._kinds: Counter[tuple[tuple[Hashable, ...], ...]] = Counter()
 
-    def note(self, event: tuple[Hashable, ...]) -> bool:
-        """Whether an event is the one that is expected."""
+    def count(self, *event: Hashable) -> bool:
+        """Whether an event is the one that is expected, and need only be counted."""
         if self.active:
-            fits = self._place < len(self._expected) and self._expected[self._place] == event
-            self._place += fits
-            return fits
+            if threading.get_ident() != self._threads.watched:
+                # The watched thread may be in the midst of an event: it ends the counting itself, after its window.
+                self.left = 0
+                return False
+            # Of a fork too: what it counts is its own, and when that ends, nobody is notified.
+            if self._place < len(self._expected) and self._expected[self._place] == event:
+                self._place += 1
+                return True
+            self._end_counting()
         if len(self._events) < EVENTS:
             self._events.append(event)
         return False
@@ -102,8 +116,14 @@ class StepCounter:
     def _is_at(self, where: str, place: int = 0) -> bool:
         """Whether the innermost frame of the loop is at a file and line; where it was in this place, if that is ""."""
         code, offset, depth = self._frames.get((where, place), (None, 0, 0))
-        if code is not None and is_at_depth(code, offset, depth):
-            return True
+        if code is not None:
+            # To ask for a frame takes less time than to look for it.
+            try:
+                frame = sys._getframe(depth)
+            except ValueError:
+                frame = None
+            if frame is not None and frame.f_code is code and frame.f_lasti == offset:
+                return True
         frame, depth = innermost_frame()
         if frame is None:
             return not where
@@ -120,7 +140,7 @@ class StepCounter:
 
     def note_loss(self, loss: Tensor, count: float | None) -> bool:
         """Whether a declared loss, and its count of parts, is like the one in its place; else the counting is over."""
-        return self._as_expected(self._fits(loss, count))
+        return self._fits(loss, count) or self._is_over()
 
     def _fits(self, loss: Tensor, count: float | None) -> bool:
         place, node = len(self.losses), loss.grad_fn
@@ -131,12 +151,12 @@ class StepCounter:
             return False
         return self._add(node, float(loss.item()), float(self.samples) if count is None else count)
 
-    def note_backward(self, root: Tensor) -> bool:
+    def note_backward(self, root: Tensor, value: float) -> bool:
         """Whether a backward from a real number is like the one in its place: of the loss there, with its weight."""
         place = self.backwards
         if place >= len(self.like.micro_batches):
             return False
-        like, value = self.like.micro_batches[place], float(root.item())
+        like = self.like.micro_batches[place]
         if not self.trace.loss_declared:
             node = root.grad_fn
             weight = 0.0 if node is None else product_of_factors(node)
@@ -166,24 +186,24 @@ class StepCounter:
 
     def may_step(self, closure: bool) -> bool:
         """Whether a step may begin now; else the counting is over. With a closure, the window goes on."""
-        return self._as_expected((closure or self._is_complete()) and self._is_at(self.like.where, -1))
+        return ((closure or self._is_complete()) and self._is_at(self.like.where, -1)) or self._is_over()
 
     def note_evaluation(self) -> bool:
         """Whether the closure of the step was evaluated for the first time, and as expected; else it is over."""
-        self.evaluated = self._as_expected(not self.evaluated and self._is_complete())
+        self.evaluated = (not self.evaluated and self._is_complete()) or self._is_over()
         return self.evaluated
 
-    def is_over(self, closure: bool) -> bool:
-        """Whether the window is, now that its step is, which had a closure or not; else the counting is over."""
-        return self._as_expected(self.evaluated == closure and self.all_came())
+    def ends_window(self, closure: bool) -> bool:
+        """Whether a step, which had a closure or not, ends the window; else the counting is over."""
+        return (self.evaluated == closure and self.all_came()) or self._is_over()
 
     def _is_complete(self) -> bool:
         return len(self.losses) == self.backwards == len(self.like.micro_batches)
 
-    def _as_expected(self, fits: bool) -> bool:
-        if not fits:
-            self.change()
-        return fits
+    def _is_over(self) -> bool:
+        """Something is unlike the window before."""
+        self.change()
+        return False
 
     def end_window(self) -> list[Loss]:
         """A step is over; the losses before it."""

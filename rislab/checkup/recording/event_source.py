@@ -8,14 +8,14 @@ from __future__ import annotations
 import atexit
 import functools
 import os
-import threading
 import weakref
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MethodWrapperType
 from typing import Any, Concatenate, ParamSpec
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling, is_dynamo_compiling
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
@@ -56,11 +56,14 @@ def _guarded(
     @functools.wraps(method)
     def guarded(source: EventSource, /, *args: _P.args, **kwargs: _P.kwargs) -> None:
         # torch.compile traces through hooks, which must not do more than this then.
-        if (untraced and (torch.compiler.is_compiling() or is_tracing())) or UNWATCHED.get():
+        # No step is traced amid windows that are only counted.
+        if untraced and (is_dynamo_compiling() or (not source._expected.active and (is_compiling() or is_tracing()))):
+            return
+        if UNWATCHED.get():
             return
         try:
             losses = source._losses
-            if not untraced and not losses.own_class and not source._expected.active:
+            if not (untraced or source._expected.active or losses.own_class):
                 losses.own_class = is_of_own_class(args)
             if losses.own_class or has_dispatch_mode():
                 unobserved(losses.own_class, method, source, *args, **kwargs)
@@ -102,6 +105,7 @@ class EventSource:
         others = self.listeners.take("on_result") or self.listeners.take("on_call")
         self._losses = LossInterceptor(losses, self._on_loss, self._on_other if others else None)
         self._loss, self._on_call = loss, on_call
+        self._module = loss if isinstance(loss, nn.Module) else None
         calls = ForwardInterceptor(
             self._on_forward, self._on_forward_end, self._module, self._on_module_loss, self._losses
         )
@@ -113,8 +117,8 @@ class EventSource:
             self._losses,
             PatchedCalls(self._on_clip, self._on_load, self._on_reported, reported),
         )
-        self._networks, self._expected = Networks(), ExpectedEvents()
-        self._threads = TrainingThreads()
+        self._networks, self._threads = Networks(), TrainingThreads()
+        self._expected = ExpectedEvents(self._threads, self._end_counting)
         self._known: weakref.WeakSet[Optimizer] = weakref.WeakSet()  # optimisers that have stepped
         self._stepping: dict[int, int] = {}  # optimisers whose steps are under way: how many of its own each is within
 
@@ -180,26 +184,7 @@ class EventSource:
         """Whether gradients of all optimisers may be read: those of another thread change while they are."""
         return not self._threads.others
 
-    @property
-    def _module(self) -> nn.Module | None:
-        return self._loss if isinstance(self._loss, nn.Module) else None
-
     # Windows that are only counted.
-
-    def _counts(self, *event: Hashable) -> bool:
-        """Whether an event is the one that is expected, and need only be counted."""
-        expected = self._expected
-        if not expected.active:
-            return expected.note(event)
-        if threading.get_ident() != self._threads.watched:
-            # The watched thread may be in the midst of an event: it ends the counting itself, after its window.
-            expected.left = 0
-            return False
-        # Of a fork too: what it counts is its own, and when that ends, nobody is notified.
-        if expected.note(event):
-            return True
-        self._end_counting()
-        return expected.note(event)
 
     def _end_counting(self) -> None:
         if self._expected.active:
@@ -209,10 +194,8 @@ class EventSource:
             self._expected.steps.clear()
             self._notify("end_counting", sum(kind == "clip" for kind, *_ in events))
 
-    def _end_window(self) -> None:
-        """A step is over: are the next windows only counted?"""
-        if self._expected.end_window():
-            return
+    def _begin_window(self) -> None:
+        """A window begins that is not counted already: is it, with those that follow?"""
         self._end_counting()
         if self._expected.usual and not self._threads.others:
             left = MANY
@@ -228,12 +211,12 @@ class EventSource:
 
     @_guarded
     def _on_forward(self, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
-        now, network = self._forward, self._networks.of(module)
+        now, network = self._forward, self._networks.get(id(module)) or self._networks.of(module)
         if network.alone or is_tracing():
             return
         # A wrapper has a mode of its own, which changes nothing.
         training = nn.Module.get_submodule(module, "module").training if network.wraps else module.training
-        if self._counts("forward", network.number, training, torch.is_grad_enabled()):
+        if self._expected.count("forward", network.number, training, torch.is_grad_enabled()):
             now.begin(module, training, False)
             if self.listeners.agree("count_forward", module, samples_of(inputs, named)):
                 return
@@ -259,13 +242,18 @@ class EventSource:
             return
         if self._forward.outermost is not None:
             self._networks.of(self._forward.outermost).computes_loss = True
-        self._losses.outside(self._on_call, *call)
+        if self._losses.active:
+            self._losses.outside(self._on_call, *call)
+        else:
+            self._on_call(*call)
+
+    def _on_forward_end(self, *call: Any) -> None:
+        if not self._expected.active or (self._loss is not None and self._module is None):
+            self._on_observed_forward_end(*call)
 
     @_guarded
-    def _on_forward_end(self, module: Any, *call: Any) -> None:
-        if self._expected.active and (self._loss is None or self._module is not None):
-            return
-        self._losses.outside(self._end_forward, module, *call)
+    def _on_observed_forward_end(self, *call: Any) -> None:
+        self._losses.outside(self._end_forward, *call)
         if self._module is None and not self._losses.resume():
             # The loop has a mode of its own, within which this one must stand already.
             self._forward.observes_between = True
@@ -329,10 +317,10 @@ class EventSource:
     @_guarded
     def _on_backward(self, roots: Roots) -> None:
         self._forward.reported = False
-        counts = self._counts(*kind_of(roots))
-        if counts and self.listeners.agree("count_backward", roots[0][0]):
-            return
-        if counts:
+        if self._expected.count(*kind_of(roots)):
+            root = roots[0][0]
+            if self.listeners.agree("count_backward", root, float(root.item())):
+                return
             self._end_counting()
         self._threads.choose()
         if self._threads.is_other():
@@ -345,8 +333,12 @@ class EventSource:
         if begun and not self._losses.begins:
             self.listeners.end_first_backwards()
 
-    @_guarded
     def _on_backward_end(self, failed: bool) -> None:
+        if failed or self._forward.reported:
+            self._on_observed_backward_end(failed)
+
+    @_guarded
+    def _on_observed_backward_end(self, failed: bool) -> None:
         if failed:
             self._end_counting()
         if not self._forward.reported or self._threads.is_other():
@@ -357,19 +349,19 @@ class EventSource:
 
     @_guarded
     def _on_grad(self, outputs: list[Tensor], sources: list[Tensor]) -> None:
-        self._counts(*ODD)
+        self._expected.count(*ODD)
         self._notify("on_grad", outputs, sources)
 
     @_guarded
     def _on_load(self, module: nn.Module, state: Mapping[str, Any]) -> None:
-        self._counts(*ODD)
+        self._expected.count(*ODD)
         self._notify("on_load", module, state)
 
     @_untraced
     def _on_clip(self, tensors: list[Any], limit: Any) -> None:
         # What else is given, torch refuses.
         if isinstance(limit, int | float | Tensor) and all(isinstance(value, Tensor) for value in tensors):
-            if not self._counts("clip", len(tensors), float(limit)):
+            if not self._expected.count("clip", len(tensors), float(limit)):
                 self._notify("on_clip", tensors, float(limit))
             self._losses.pause()
 
@@ -391,12 +383,12 @@ class EventSource:
         closure = len(args) + len(kwargs) > 1 and any(map(callable, (*args[1:], *kwargs.values())))
         # A step within a step is like no other.
         event = ODD if self._stepping else ("closure" if closure else "step", weakref.ref(optimizer))
-        if self._expected.active and self._counts(*event):
+        if self._expected.active and self._expected.count(*event):
             self._stepping[id(optimizer)] = 0
             return
         if not has_numbers_to_step(optimizer) or inner_optimizer(optimizer) is not None:
             return
-        self._counts(*event)
+        self._expected.count(*event)
         self._stepping[id(optimizer)] = 0
         if optimizer not in self._known:
             self._known.add(optimizer)
@@ -414,8 +406,11 @@ class EventSource:
             del self._stepping[id(optimizer)]
             if self._expected.active:
                 self._expected.steps[optimizer] += 1
-            self._notify_further("count_step" if self._expected.active else "after_step", optimizer)
-            self._end_window()
+                self.listeners.notify("count_step", (optimizer,))
+            else:
+                self._notify_further("after_step", optimizer)
+            if not self._expected.end_window():
+                self._begin_window()
         now = self._forward
         look = now.note_step(self._expected.active)
         if self._expected.active and (self._loss is None or self._module is not None):

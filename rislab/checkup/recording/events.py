@@ -169,8 +169,8 @@ class Observer:
         """A forward begins, with so many samples; whether it need only be counted, and so on."""
         return True
 
-    def count_backward(self, root: Tensor) -> bool:
-        """A backward begins at a real number; whether it need only be counted."""
+    def count_backward(self, root: Tensor, value: float) -> bool:
+        """A backward begins at a real number, given with its value; whether it need only be counted."""
         return True
 
     def count_step(self, optimizer: Optimizer) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling, is_dynamo_compiling
 from torch.nn import DataParallel
 from torch.nn.parallel import DistributedDataParallel
 
@@ -151,11 +152,11 @@ class ForwardInterceptor:
         def call(self: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
             # The profiler of torch looks for the module in the local variable of this name.
             # torch.compile traces through this very function, which must not do more than this then.
-            if torch.compiler.is_dynamo_compiling() or not calls.active:
+            if is_dynamo_compiling() or not calls.active:
                 return original(self, *args, **kwargs)
             outermost = now.outermost
             if outermost is None:
-                if torch.compiler.is_compiling():
+                if is_compiling():
                     return original(self, *args, **kwargs)
                 if self is alone:
                     output = original(self, *args, **kwargs)

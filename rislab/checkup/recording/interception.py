@@ -17,6 +17,7 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.autograd.graph import GradientEdge
+from torch.compiler import is_compiling
 from torch.distributions import Bernoulli, Categorical, Normal
 from torch.nn import functional
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -179,12 +180,12 @@ class LossInterceptor(TorchFunctionMode):
                 return self
             if getattr(func, "__func__", None) is LossInterceptor.outside:
                 return func(*args, **named)
-        if type(func) is FunctionType and not torch.compiler.is_compiling():
+        if type(func) is FunctionType and not is_compiling():
             func = self._under_way(func)
             reported = id(func) in self._functions
         output = func(*args, **named)
         # torch.compile traces through this very function, which must not do more than this then.
-        if (reported or self.observes_all) and not torch.compiler.is_compiling():
+        if (reported or self.observes_all) and not is_compiling():
             if self.observes_all and self._on_other is not None:
                 self._on_other(func, args, named, output)
             if reported:
@@ -310,7 +311,7 @@ class BackwardInterceptor(_Replacing):
 
     def _reporting_grad(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def grad(outputs: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-            if torch.compiler.is_compiling():
+            if is_compiling():
                 return original(outputs, inputs, *args, **kwargs)
             inputs = _as_tuple(inputs)
             given = (_as_tuple(one) or () for one in (outputs, inputs))
@@ -321,7 +322,7 @@ class BackwardInterceptor(_Replacing):
 
     def _reporting(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def backward(tensors: Any, grad_tensors: Any = None, *args: Any, **kwargs: Any) -> Any:
-            if torch.compiler.is_compiling() or not self._replacements[0].active:
+            if is_compiling() or not self._replacements[0].active:
                 return original(tensors, grad_tensors, *args, **kwargs)
             # A checkpoint of activations runs backwards within the loop's own.
             outermost, self._local.under_way = not getattr(self._local, "under_way", False), True

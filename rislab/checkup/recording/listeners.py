@@ -52,10 +52,13 @@ class Listeners:
     def agree(self, event: str, *args: Any) -> bool:
         """Whether all observers that are asked say yes."""
         try:
-            return all(method(*args) for method in self[event])
+            for _, method in self._listeners[event]:
+                if not method(*args):
+                    return False
         except Exception as error:
             self.note_failure(event, error)
-        return False
+            return False
+        return True
 
     def end_first_backwards(self) -> None:
         """Tell those no more whose looks end with the first backwards."""

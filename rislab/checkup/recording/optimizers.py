@@ -88,7 +88,7 @@ def reporting_closures(
         kwargs: of the step.
         report: called after each evaluation of the closure, with what it gave.
     """
-    if len(args) + len(kwargs) < 2 or not any(map(_is_closure, (*args, *kwargs.values()))):
+    if not any(map(_is_closure, (*args, *kwargs.values()))):
         return None
 
     def reporting(value: Any) -> Any:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
 from torch.utils.hooks import RemovableHandle, unserializable_hook
 
 from rislab.checkup.recording.call_stack import by_library, caller
@@ -100,7 +102,7 @@ class StepRecorder:
         optimizer = self._samples.optimizer
         self._handles = [
             optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(lambda *_: unobserved(False, self.notify, StepRecorder._after_step)),
+            optimizer.register_step_post_hook(partial(unobserved, False, self.notify, StepRecorder._after_step)),
         ]
 
     def end(self, error: BaseException | None = None) -> None:
@@ -319,17 +321,16 @@ class StepRecorder:
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
         """A step begins; one with a closure is handed a closure that reports each evaluation."""
-        if self.trace.failure or torch.compiler.is_dynamo_compiling() or self._forward.enters_step(optimizer):
+        if self.trace.failure or is_dynamo_compiling() or self._forward.enters_step(optimizer):
             return None
         if self._open is None and self._thread not in (None, threading.get_ident()):
             self.trace.failure = "steps in another thread than the backwards that were observed"
-        reporting = reporting_closures(
-            args, kwargs, lambda given: unobserved(False, self.notify, StepRecorder._end_at_step, given)
-        )
+        report = partial(unobserved, False, self.notify, StepRecorder._end_at_step)
+        reporting = reporting_closures(args, kwargs, report) if len(args) + len(kwargs) > 1 else None
         counted = self.counter is not None and self.counter.may_step(reporting is not None)
         self._evaluations = -1 if counted and reporting is None else 0
         if reporting is None and not counted:
-            unobserved(False, self.notify, StepRecorder._end_at_step)
+            report()
         return reporting
 
     def _end_at_step(self, given: Any = None, at: str = "") -> None:
@@ -356,10 +357,10 @@ class StepRecorder:
         self._scale = self._samples.scale()
         self._evaluations = max(0, self._evaluations) + 1
 
-    def _after_step(self) -> None:
-        if torch.compiler.is_dynamo_compiling() or self._forward.leaves_step():
+    def _after_step(self, *_: Any) -> None:
+        if is_dynamo_compiling() or self._forward.leaves_step():
             return
-        if self.counter is not None and self.counter.is_over(self._evaluations == 0):
+        if self.counter is not None and self.counter.ends_window(self._evaluations == 0):
             self._evaluations, rate = -1, max(self._samples.rates(), default=None)
             self._storage.count(rate, self._ticks.count(), self.counter.end_window())
             if self._sampling.wanted():  # else the open window stays as it was

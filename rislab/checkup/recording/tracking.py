@@ -228,9 +228,9 @@ class LoopObserver(Observer):
             tracked.recorder.counter.note_forward(samples)
         return True
 
-    def count_backward(self, root: Tensor) -> bool:
+    def count_backward(self, root: Tensor, value: float) -> bool:
         counter = self.tracked[0].recorder.counter
-        return counter is not None and counter.note_backward(root)
+        return counter is not None and counter.note_backward(root, value)
 
     def end(self, error: BaseException | None) -> None:
         for tracked in self.tracked:
