@@ -208,3 +208,11 @@ def test_several_comparisons_of_one_batch_are_no_batches() -> None:
             sets.train_an_epoch()
             print(f"accuracy {sets.evaluate(share)[0]:.5f}")
     assert not process.findings()
+
+
+@pytest.mark.filterwarnings("ignore:size_average")
+def test_a_sum_that_is_asked_for_as_in_old_programs_may_be_divided_by_the_samples() -> None:
+    def of_batch(logits: Tensor, targets: Tensor) -> float:
+        return float(functional.cross_entropy(logits, targets, size_average=False))
+
+    assert not found(lambda own, all_of: sum(own) / COUNT, of_batch, "loss {:.5f}")

@@ -131,3 +131,22 @@ def test_a_sum_over_a_part_is_divided_by_the_samples_of_the_part(divisor: int, e
                 total += len(inputs) * loss.item()
             print(f"epoch {epoch} loss {total / divisor:.5f}")
     assert [one.name for one in process.findings() if one.code == "C14"] == expected
+
+
+@pytest.mark.filterwarnings("ignore:size_average")
+def test_a_sum_that_is_asked_for_as_in_old_programs_may_be_divided_by_the_samples() -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    with ProcessWatch() as process:
+        for _ in range(4):
+            total = 0.0
+            for _ in range(BATCHES):
+                inputs, targets = torch.randn(SIZE, 3), torch.randn(SIZE, 1)
+                loss = nn.functional.mse_loss(model(inputs), targets, size_average=False)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                total += loss.item()
+            print(f"loss {total / (BATCHES * SIZE):.5f}")
+    assert not process.findings()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from statistics import median
 
 import torch
 from torch import Tensor
@@ -278,13 +278,15 @@ class GradientUse(Observer):
                 cosines = [cosine for _, cosine in texts if not math.isnan(cosine)]
                 # Two losses may be meant to train one network, unless one undoes what the other does.
                 certain = sum(cosine < AGAINST for cosine in cosines) > len(texts) / 2
-                text += f", with a median cosine of {median(cosines):.2g} to its own" * certain
+                text += f", with a median cosine of {_median(cosines):.2g} to its own" * certain
                 kind = as_fault if certain else as_warning
                 results.append(kind(Code.ZEROING, "gradients of another loss", text, where))
         for where, texts in self._against.items():
             cosines = [cosine for _, cosine in texts if not math.isnan(cosine)]
             if len(texts) >= AGREEING and sum(cosine < AGAINST for cosine in cosines) > len(texts) / 2:
-                text = f"in {len(texts)} steps {texts[-1][0]}, with a median cosine of {median(cosines):.2g} to its own"
+                text = (
+                    f"in {len(texts)} steps {texts[-1][0]}, with a median cosine of {_median(cosines):.2g} to its own"
+                )
                 results.append(as_fault(Code.ZEROING, "gradients of another loss", text, where))
         for where, parts in self._sums.items():
             text = f"{parts + 1} backwards before one step began at a sum, each at that of the one before and one more "
@@ -302,3 +304,7 @@ class GradientUse(Observer):
 
 def _smallest(values: list[Tensor]) -> list[Tensor]:
     return sorted(values, key=Tensor.numel)[:WITNESSES]
+
+
+def _median(values: Sequence[float]) -> float:
+    return float(torch.tensor(values, dtype=torch.float64).quantile(0.5))

@@ -19,6 +19,7 @@ from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.observers.loaders import LoaderPasses
 from rislab.checkup.observers.printed_losses import OTHER
 from rislab.checkup.observers.step_count import StepCount
+from rislab.checkup.recording.averaged_losses import reduction_of
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import ForwardEvent, LossEvent, Observer
 from rislab.checkup.recording.interception import ELEMENTS, TARGETS
@@ -119,7 +120,7 @@ class PrintedEvaluations(Observer):
         self._turn, self._begun = self._turn + 1, self._steps.total
 
     def on_loss(self, call: LossEvent) -> None:
-        given, reduction = call.args[0] if call.args else None, call.kwargs.get("reduction", "mean")
+        given, reduction = call.args[0] if call.args else None, reduction_of(call.kwargs)
         if call.function not in (*ELEMENTS, *TARGETS) or reduction not in ("mean", "sum"):
             return
         output = call.output

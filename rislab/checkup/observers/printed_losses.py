@@ -17,6 +17,7 @@ from torch.nn import Module
 from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.observers.loaders import LoaderPasses
 from rislab.checkup.observers.step_count import StepCount
+from rislab.checkup.recording.averaged_losses import reduction_of
 from rislab.checkup.recording.events import MANY, LossEvent, Observer, Roots
 from rislab.checkup.recording.interception import ELEMENTS, TARGETS
 from rislab.checkup.recording.printed_lines import (
@@ -96,7 +97,7 @@ class PrintedLosses(Observer):
             self._lines.add(line, (len(self._losses), self._steps.total))
 
     def on_loss(self, call: LossEvent) -> None:
-        mean = call.function in (*ELEMENTS, *TARGETS) and call.kwargs.get("reduction", "mean") == "mean"
+        mean = call.function in (*ELEMENTS, *TARGETS) and reduction_of(call.kwargs) == "mean"
         output, given = call.output, call.args[0] if len(call.args) in (1, 2) else None
         if not mean or not isinstance(output, Tensor) or not output.requires_grad or output.dim():
             return

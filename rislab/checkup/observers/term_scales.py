@@ -12,6 +12,7 @@ from torch.autograd.graph import Node
 
 from rislab.checkup.findings import Finding, as_warning
 from rislab.checkup.observers.loss_arguments import loss_arguments
+from rislab.checkup.recording.averaged_losses import reduction_of
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import LossEvent, Observer, Roots
 from rislab.checkup.recording.interception import BACKWARDS, ELEMENTS
@@ -33,9 +34,7 @@ class SumsBesideMeans(Observer):
 
     def on_loss(self, call: LossEvent) -> bool:
         given, output = loss_arguments(call), call.output
-        mean = call.function in ELEMENTS and call.kwargs.get("reduction", "mean") == "mean"
-        # The reduction of old programs.
-        mean = mean and all(call.kwargs.get(name) is None for name in ("size_average", "reduce"))
+        mean = call.function in ELEMENTS and reduction_of(call.kwargs) == "mean"
         if mean and given is not None and isinstance(output, Tensor) and output.grad_fn is not None:
             shape = given[0].shape
             if len(shape) > 1 and shape.numel() >= NUMBERS * shape[0] and shape[0] > 1:

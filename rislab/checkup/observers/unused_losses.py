@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +13,7 @@ from rislab.checkup.findings import Finding, as_warning
 from rislab.checkup.recording.call_stack import by_library, exact_caller
 from rislab.checkup.recording.events import ForwardEvent, LossEvent, Observer, Roots
 from rislab.checkup.recording.interception import BACKWARDS
-from rislab.checkup.recording.tensors import tensors_of
+from rislab.checkup.recording.tensors import MarkedTensors, tensors_of
 from rislab.checkup.rules import Code
 
 # Losses of one line that must have been dropped, and losses that are held.
@@ -26,7 +25,7 @@ class DroppedLosses(Observer):
     """Follows each loss of torch up to the first function that takes it, while all functions are reported."""
 
     def __init__(self) -> None:
-        self._losses: dict[int, tuple[weakref.ReferenceType[Tensor], _Place]] = {}
+        self._losses = MarkedTensors(HELD)  # each with its place
         self._dropped: Counter[_Place] = Counter()
         self._used: set[_Place] = set()
         self._backwards, self._inside = 0, False
@@ -39,12 +38,12 @@ class DroppedLosses(Observer):
 
     def on_loss(self, call: LossEvent) -> bool:
         output = call.output
-        self._note_dropped()
+        self._dropped.update(self._losses.take_dead())
         # A network may always give a loss, whether it is wanted or not.
         if isinstance(output, Tensor) and output.requires_grad and not output.dim() and not self._inside:
             where, stack = exact_caller()
-            if torch.is_grad_enabled() and not by_library(stack) and len(self._losses) < HELD:
-                self._losses[id(output)] = weakref.ref(output), (where, stack)
+            if torch.is_grad_enabled() and not by_library(stack):
+                self._losses.mark(output, (where, stack))
         return self._backwards >= BACKWARDS
 
     def on_call(self, given: Sequence[Any], name: str) -> None:
@@ -56,24 +55,17 @@ class DroppedLosses(Observer):
             self._note_used(root)
         self._backwards += 1
         if self._backwards >= BACKWARDS:
-            self._note_dropped()
-            self._losses = {}
+            self._dropped.update(self._losses.take_dead())
+            self._losses.clear()
         return self._backwards >= BACKWARDS
 
     def _note_used(self, value: Tensor) -> None:
-        known = self._losses.get(id(value))
-        if known is not None and known[0]() is value:
-            del self._losses[id(value)]
-            self._used.add(known[1])
-
-    def _note_dropped(self) -> None:
-        for key, (reference, place) in [*self._losses.items()]:
-            if reference() is None:
-                del self._losses[key]
-                self._dropped[place] += 1
+        place = self._losses.take(value)
+        if place is not None:
+            self._used.add(place)
 
     def end(self, error: BaseException | None) -> None:
-        self._losses = {}
+        self._losses.clear()
 
     def findings(self) -> list[Finding]:
         results = []

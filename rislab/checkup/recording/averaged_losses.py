@@ -24,6 +24,21 @@ MODULES: dict[type[nn.Module], Callable[..., Any]] = {
 }
 
 
+def reduction_of(named: Mapping[str, Any], usual: Any = "mean") -> Any:
+    """How a loss of torch makes one number of many: "mean", "sum" or "none".
+
+    Args:
+        named: its arguments by name, those of old programs among them.
+        usual: what it does if it is not told.
+    """
+    average, reduced = named.get("size_average"), named.get("reduce")
+    if average is None and reduced is None:
+        return named.get("reduction", usual)
+    if reduced is not None and not reduced:
+        return "none"
+    return "mean" if average is None or average else "sum"
+
+
 def count_averaged(loss: Any, args: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[float | None, bool]:
     """How many equal parts a loss is the mean of, None if one for each sample, 1 for a sum; and whether it is a sum.
 
@@ -31,7 +46,7 @@ def count_averaged(loss: Any, args: tuple[Any, ...], named: Mapping[str, Any]) -
     """
     # Attributes of a module stand for what is not given by name.
     function, module = (MODULES.get(type(loss)), loss) if isinstance(loss, nn.Module) else (loss, None)
-    if named.get("reduction", getattr(module, "reduction", None)) == "sum":
+    if reduction_of(named, getattr(module, "reduction", None)) == "sum":
         return 1.0, True
     given = [*args, *named.values()] if named else args
     if function in ELEMENTS and isinstance(given[0], Tensor):

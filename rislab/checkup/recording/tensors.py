@@ -108,6 +108,18 @@ class MarkedTensors:
     def __len__(self) -> int:
         return len(self._marks)
 
+    def take(self, value: Any) -> Any:
+        """The mark of a value, which has none from now on; None if it had none."""
+        what = self.of(value)
+        if what is not None:
+            del self._marks[id(value)]
+        return what
+
+    def take_dead(self) -> list[Any]:
+        """The marks of tensors that have died."""
+        dead = [key for key, (reference, _) in self._marks.items() if reference() is None]
+        return [self._marks.pop(key)[1] for key in dead]
+
     def mark(self, value: Tensor, what: Any = True) -> None:
         """Mark one more tensor, unless there are too many."""
         if len(self._marks) < self._most:
