@@ -94,7 +94,8 @@ class TuningPanel(Panel[SearchProgress]):
         """How many of the trials have ended, or of the trainings after them."""
         again = {"runoff": (now.runoff, len(top_trials(now.trials, self.config))), "confirm": (now.finals, 2)}
         if now.stage not in again:
-            return f"{now.ended()} of {self.config.trials} trials"
+            running = len(now.trials) - now.ended() if self.state == "running" else 0
+            return f"{now.ended()} of {self.config.trials} trials" + (f", {running} running" if running else "")
         done, configurations = again[now.stage]
         return f"{len(done)} of {configurations * self._options.get('confirm', 5)} trainings"
 

@@ -72,14 +72,21 @@ def test_the_verdict_is_shown_once_best_and_default_are_trained_again(
 
     def ended(folder: Path, config: TuningConfig, **options: Any) -> Any:
         assert options == {"workers": 1, "confirm": 2, "skip_ladder": True}
+        # Before a trial has ended something is seen to go on.
+        yield SearchProgress("search", {}, trials=(Trial(0, "running", {}, {}, None, None, "", 0.0),))
+        assert begun.wait(120)
         yield SearchProgress("confirm", {}, finals=finals[:1], warnings=("<two> warnings",))
         assert gate.wait(120)
         yield SearchProgress("done", {}, best=best, runoff=finals, finals=finals, warnings=("<two> warnings",))
 
-    gate = threading.Event()
+    begun, gate = threading.Event(), threading.Event()
     monkeypatch.setattr(tuning_panel, "run_search", ended)
     panel = TuningPanel(CONFIG, tmp_path, live=True, workers=1, skip_ladder=True, confirm=2)
     go_on, stop, headline, _ = parts(panel)
+    while "trials" not in headline.value:
+        time.sleep(0.01)
+    assert headline.value == "running, searching: 0 of 4 trials, 1 running"
+    begun.set()
     while "best and default" not in headline.value:
         time.sleep(0.01)
     assert panel.verdict() == "" and go_on.disabled and not stop.disabled
