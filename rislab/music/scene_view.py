@@ -276,17 +276,33 @@ def place_apart(settings: SceneSettings, degrees: float) -> SceneSettings:
         InputError: for one source alone, a distance out of range, or places outside the field of view.
     """
     check_number("separation in degrees", degrees, 0.0, 180.0)
-    if len(settings.places) < 2:
-        raise InputError("separation needs two sources; allowed: 2 sources or more")
+    most = widest_apart(settings)
     first, second, *others = settings.places
     middle, turn = (first[0] + second[0]) / 2, 0.5 if second[0] >= first[0] else -0.5
-    low, high = in_degrees(settings.config().azimuth)
-    most = 2 * min(middle - low, high - middle)
     if degrees > most:
         limit = f"at most {most:g} around their middle at {middle:g}, in the field of view"
         raise InputError(f"separation in degrees is {shown(degrees)}; allowed: {limit}")
     left, right = (middle - turn * degrees, *first[1:]), (middle + turn * degrees, *second[1:])
     return settings.changed(places=(left, right, *others))
+
+
+def separation_of(settings: SceneSettings) -> float:
+    """Degrees of azimuth between sources 1 and 2; 0 for one source alone."""
+    places = settings.places
+    return round(abs(places[1][0] - places[0][0]), 3) if len(places) > 1 else 0.0
+
+
+def widest_apart(settings: SceneSettings) -> float:
+    """How many degrees of azimuth place_apart() can put between sources 1 and 2.
+
+    Raises:
+        InputError: for one source alone.
+    """
+    if len(settings.places) < 2:
+        raise InputError("separation needs two sources; allowed: 2 sources or more")
+    middle = (settings.places[0][0] + settings.places[1][0]) / 2
+    low, high = in_degrees(settings.config().azimuth)
+    return 2 * min(middle - low, high - middle)
 
 
 @lru_cache(maxsize=64)

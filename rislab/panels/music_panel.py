@@ -20,6 +20,7 @@ from rislab.music.scene_view import (
     SceneExplorer,
     SceneSettings,
     SpectraView,
+    separation_of,
 )
 from rislab.panels.base import RequestPanel
 from rislab.panels.scene_controls import (
@@ -30,7 +31,6 @@ from rislab.panels.scene_controls import (
     SPECTRA,
     TIED,
     control_groups,
-    separation_of,
     settings_changed,
 )
 from rislab.plots.scene import criteria_table, scene_figure

@@ -107,12 +107,6 @@ def settings_changed(settings: SceneSettings, name: str, value: Any) -> SceneSet
     return settings.changed(places=tuple(places), chosen=slot)
 
 
-def separation_of(settings: SceneSettings) -> float:
-    """Degrees of azimuth between sources 1 and 2; 0 for one source alone."""
-    places = settings.places
-    return round(abs(places[1][0] - places[0][0]), 3) if len(places) > 1 else 0.0
-
-
 def _number(name: str, label: str, step: float, help: str, **more: Any) -> dict[str, Any]:
     return {"name": name, "label": label, "kind": "number", "step": step, "help": help, **more}
 

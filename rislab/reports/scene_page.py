@@ -16,7 +16,7 @@ from rislab import files
 from rislab.errors import InputError
 from rislab.model import pretrained
 from rislab.music.estimate import Predictor
-from rislab.music.scene_view import SceneExplorer, SceneSettings, place_apart
+from rislab.music.scene_view import SceneExplorer, SceneSettings, place_apart, separation_of, widest_apart
 from rislab.plots.scene_content import scene_content, scene_css, scene_look, scene_script
 from rislab.reports.html_export import html_page, render, script_json, static_text
 
@@ -31,17 +31,20 @@ def scene_page(
     settings: SceneSettings,
     model: Predictor | None = None,
     *,
-    snrs_db: Sequence[float] = SNRS_DB,
-    separations: Sequence[float] = SEPARATIONS,
+    snrs_db: Sequence[float] | None = None,
+    separations: Sequence[float] | None = None,
     hide: Sequence[str] = (),
 ) -> str:
     """A scene with sliders as HTML for html_page() or the output of a cell: it loads nothing and needs no kernel.
 
+    It opens on the scene as it is, if the positions of the sliders are not given, else on the nearest of them.
+
     Args:
         settings: of the scene; sources 1 and 2 are moved apart around the middle between them. Two sources or more.
         model: network of the learned covariance; without it, that map is left out.
-        snrs_db: positions of the slider, in rising order, dB.
-        separations: positions of the slider, in rising order, degrees of azimuth.
+        snrs_db: positions of the slider, in rising order, dB; by default SNRS_DB, the nearest replaced by the own one.
+        separations: the same of the other slider, degrees of azimuth; by default those of SEPARATIONS in the field of
+            view, the nearest replaced by the scene's own.
         hide: parts that are left out, see rislab.panels.scene_controls.
 
     Raises:
@@ -51,12 +54,18 @@ def scene_page(
     kinds = [
         kind for kind in KINDS if (model is not None or kind != "learned") and (kind != "truth" or kind not in hide)
     ]
+    own = round(separation_of(settings), 1)
+    snrs_db = snrs_db or _with_own(SNRS_DB, settings.snr_db)
+    apart = {degrees: place_apart(settings, degrees) for degrees in separations or ()}
+    if not separations:
+        separations = _with_own([one for one in SEPARATIONS if one <= widest_apart(settings)], own)
+        apart = {one: settings if one == own else place_apart(settings, one) for one in separations}
     contents = [
-        [_content(explorer, place_apart(settings, degrees).changed(snr_db=snr_db), kinds) for degrees in separations]
+        [_content(explorer, apart[degrees].changed(snr_db=snr_db), kinds) for degrees in separations]
         for snr_db in snrs_db
     ]
     covariance = settings.covariance if settings.covariance in kinds else kinds[0]
-    values = {"snr_db": min(snrs_db, key=lambda value: abs(value - settings.snr_db)), "separation": separations[-1]}
+    values = {"snr_db": _nearest(snrs_db, settings.snr_db), "separation": _nearest(separations, own)}
     data = {
         "snr_db": list(snrs_db),
         "separation": list(separations),
@@ -78,6 +87,15 @@ def scene_page(
             script=Markup(scene_script() + static_text("scene_page.js")),
         )
     )
+
+
+def _nearest(values: Sequence[float], value: float) -> float:
+    return min(values, key=lambda one: abs(one - value))
+
+
+def _with_own(values: Sequence[float], own: float) -> list[float]:
+    """The values in rising order, the nearest to `own` replaced by it."""
+    return sorted({own, *values} - ({_nearest(values, own)} - {own} if values else set()))
 
 
 def write_scene_page(path: Path, settings: SceneSettings, model: Predictor | None = None, **options: Any) -> Path:

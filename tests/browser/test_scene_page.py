@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from rislab.errors import InputError
 from rislab.music.scene_view import SceneExplorer, SceneSettings, place_apart
 from rislab.panels.scene_controls import control_groups
 from rislab.plots.scene_content import scene_content, scene_css, scene_look, scene_script
+from rislab.reports import scene_page as page_module
 from rislab.reports.scene_page import PAGE_MAP, SEPARATIONS, SNRS_DB, scene_page, write_page_of, write_scene_page
 from tests.browser.chromium import OVERLAPS
 
@@ -81,6 +84,24 @@ def test_a_page_shows_every_position_of_its_sliders_without_a_network(browser: A
         assert page.evaluate(f"getComputedStyle({CURVE}.ownerSVGElement).overflow") == "hidden"
         assert (asked, errors) == ([path.as_uri()], [])
         context.close()
+
+
+@pytest.mark.parametrize(("first", "second", "stops"), [(8.7, 17.23, [2.0, 8.5]), (57.0, 49.0, [2.0, 8.0])])
+def test_a_page_opens_on_the_scene_as_it_is(
+    first: float, second: float, stops: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It opened with sources 1 and 2 at 30° and the nearest SNR, and an error near the edge of the field of view."""
+    monkeypatch.setattr(page_module, "SNRS_DB", (0.0, 20.0))
+    monkeypatch.setattr(page_module, "SEPARATIONS", (2.0, 12.0, 30.0) if first > second else (2.0, 8.0))
+    settings = SETTINGS.changed(places=((first, -3.0, 1.5), (second, 9.0, 2.0)), snr_db=7.0)
+    page = scene_page(settings)
+    data = json.loads(re.findall(r'<script type="application/json">(.*?)</script>', page)[0])
+    assert data["separation"] == stops and data["snr_db"] == [7.0, 20.0]
+    place = data["snr_db"].index(data["values"]["snr_db"]), stops.index(data["values"]["separation"])
+    shown = {**data["shared"], **data["contents"][place[0]][place[1]]}
+    views = {kind: SceneExplorer().spectra(settings.changed(covariance=kind), PAGE_MAP) for kind in ("sample", "truth")}
+    wanted = scene_content(views, cut_points=80)
+    assert [one["data"] for one in shown["maps"] if one["name"] in views] == [one["data"] for one in wanted["maps"]]
 
 
 def test_a_scene_of_one_source_has_no_separation(capsys: pytest.CaptureFixture[str]) -> None:

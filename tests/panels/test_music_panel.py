@@ -11,10 +11,10 @@ import pytest
 
 from rislab import panels
 from rislab.errors import InputError
-from rislab.music.scene_view import COARSE_MAP, MAP, SceneAnalysis, SceneExplorer, SceneSettings
+from rislab.music.scene_view import COARSE_MAP, MAP, SceneAnalysis, SceneExplorer, SceneSettings, separation_of
 from rislab.panels import music_panel
 from rislab.panels.music_panel import MusicPanel
-from rislab.panels.scene_controls import separation_of, settings_changed
+from rislab.panels.scene_controls import settings_changed
 from rislab.panels.scene_widget import SceneWidget
 
 SETTINGS = SceneSettings(
