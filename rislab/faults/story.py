@@ -162,13 +162,6 @@ class Replay(Recorded):
         """Steps that were applied and moved no weight."""
         return sum(window.applied and window.update_ratio == 0 for window in self.step_records)
 
-    @property
-    def zero_terms(self) -> int:
-        """Terms of the loss that were exactly 0 in every window."""
-        steps = self.step_records
-        names = {name for window in steps for name in window.terms}
-        return sum(all(w.terms[name].value == 0 for w in steps if name in w.terms) for name in names)
-
     def log(self) -> list[str]:
         """The epoch lines as the team had them, to six digits, as measured."""
         return [log_line(end) for end in self.epoch_records]

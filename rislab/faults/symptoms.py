@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import tempfile
 import types
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from rislab.faults.fault import Symptom
 from rislab.faults.gradient_attribution import GradientAttribution, Values, attribute_gradients
+from rislab.training.records import EpochRecord
 
 Flags = NDArray[np.bool_]
 
@@ -96,7 +98,7 @@ def _own_weights(run: GradientAttribution) -> Flags:
 def _furthest(values: Values, centre: float = 1.0) -> float:
     """The value furthest from the centre among those that are numbers; NaN if none is."""
     known = values[~np.isnan(values)]
-    return float(known[np.argmax(np.abs(known - centre))]) if len(known) else float("nan")
+    return float(known[np.argmax(np.abs(known - centre))]) if len(known) else math.nan
 
 
 def _first_epoch(run: GradientAttribution) -> list[Any]:
@@ -115,8 +117,8 @@ def _finite_mean(run: GradientAttribution) -> float:
     return sum(samples * loss for samples, loss in known) / sum(samples for samples, _ in known)
 
 
-def _terms(run: GradientAttribution) -> set[str]:
-    return {name for window in run.step_records for name in window.terms}
+def _end(run: GradientAttribution) -> EpochRecord:
+    return run.epoch_records[-1]
 
 
 OF_TRUE_GRADIENTS: dict[str, Callable[[GradientAttribution], float]] = {
@@ -138,13 +140,11 @@ OF_A_TRAINING: dict[str, Callable[[GradientAttribution], float]] = {
     "steps per window": lambda run: float(run.steps.mean()),
     "windows per epoch": lambda run: len(_first_epoch(run)) / len(run.window_starts),
     "scenes per epoch": lambda run: sum(window.samples for window in _first_epoch(run)) / run.scenes,
-    "backwards per forward": lambda run: (
-        run.epoch_records[-1].counters.backwards / run.epoch_records[-1].counters.forwards
-    ),
+    "backwards per forward": lambda run: _end(run).counters.backwards / _end(run).counters.forwards,
     "training-mode forwards per micro-batch": lambda run: (
-        run.epoch_records[-1].counters.forwards / sum(window.micro_batches for window in run.step_records)
+        _end(run).counters.forwards / sum(window.micro_batches for window in run.step_records)
     ),
-    "scheduler ticks per step": lambda run: run.epoch_records[-1].counters.scheduler_ticks / max(1.0, run.steps.sum()),
+    "scheduler ticks per step": lambda run: _end(run).counters.scheduler_ticks / max(1.0, run.steps.sum()),
     "steps on NaN or infinity": lambda run: float(run.nonfinite_steps.sum()),
     "skipped steps": lambda run: float(sum(not window.applied for window in run.step_records)),
     "last loss scale over the first": lambda run: run.step_records[-1].loss_scale / run.step_records[0].loss_scale,
@@ -155,12 +155,7 @@ OF_A_TRAINING: dict[str, Callable[[GradientAttribution], float]] = {
     "first loss scale": lambda run: run.step_records[0].loss_scale,
     "smallest relative movement in a window": lambda run: float(run.relative_update.min()),
     "steps at the lowest rate": lambda run: float((run.head_rate <= 1.001 * np.nanmin(run.head_rate)).sum()),
-    "loss terms that are always 0": lambda run: float(
-        sum(
-            all(window.terms[name].value == 0 for window in run.step_records if name in window.terms)
-            for name in _terms(run)
-        )
-    ),
+    "loss terms that are always 0": lambda run: float(run.zero_terms),
     "share of windows that moved a weight": lambda run: float((run.relative_update > 0).mean()),
     "share of tensors that never moved": lambda run: float(np.mean(run.unchanged)),
     "reported over true loss": lambda run: run.epoch_records[0].train / run.true_epoch_loss(1),
@@ -172,9 +167,7 @@ OF_A_TRAINING: dict[str, Callable[[GradientAttribution], float]] = {
         )
     ),
     "validation over that of the averaged weights": lambda run: (
-        float("nan")
-        if run.epoch_records[-1].ema is None
-        else (run.epoch_records[-1].validation or 0.0) / run.epoch_records[-1].ema
+        math.nan if (average := _end(run).ema) is None else (_end(run).validation or 0.0) / average
     ),
     "relative error of a window's reported loss": lambda run: _furthest(
         np.array([window.loss for window in run.step_records]) / run.true_loss - 1, 0.0
@@ -185,9 +178,7 @@ OF_A_TRAINING: dict[str, Callable[[GradientAttribution], float]] = {
             for w, loss in zip(run.step_records, run.true_loss, strict=True)
         )
     ),
-    "reported over true loss of the last epoch": lambda run: (
-        run.epoch_records[-1].train / run.true_epoch_loss(run.epoch_records[-1].epoch)
-    ),
+    "reported over true loss of the last epoch": lambda run: _end(run).train / run.true_epoch_loss(_end(run).epoch),
     "reported over true loss of the finite windows": lambda run: run.epoch_records[0].train / _finite_mean(run),
     "share of epochs that moved the reported loss": lambda run: _share_that_changed(
         [end.train for end in run.epoch_records]

@@ -153,6 +153,13 @@ class Recorded:
         """The records of the epochs."""
         return epoch_records(self.records)
 
+    @property
+    def zero_terms(self) -> int:
+        """Terms of the loss that were exactly 0 in every window."""
+        steps = self.step_records
+        names = {name for window in steps for name in window.terms}
+        return sum(all(w.terms[name].value == 0 for w in steps if name in w.terms) for name in names)
+
 
 def equal_but_time(one: Record, other: Record) -> bool:
     """Whether two records agree in everything but the time that they took; NaN equals NaN."""
