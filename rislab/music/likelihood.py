@@ -239,15 +239,16 @@ def _minimum(model: Model, start: Tensor, low: Tensor, high: Tensor, steps: int)
 
 def initial_parameters(batch: Measured, points: Tensor, active: Tensor) -> Parameters:
     """Sources at points [B,K,3] with the powers mean |ŝ|² and the noise power that least squares gives them."""
+    level = torch.view_as_real(batch.snapshots).square().sum(-1).mean(dim=(1, 2))  # [B]
     if single_antenna(batch):
-        level = torch.view_as_real(batch.snapshots).square().sum(-1).mean(dim=(1, 2))  # [B]
         gain = torch.view_as_real(stacked_steering(batch, points, active)).square().sum(-1).mean(dim=(1, 2))  # [B, K]
         share = level / (2 * active.sum(-1).clamp(min=1))
         power = share.unsqueeze(-1) / torch.where(active, gain, 1).clamp(min=torch.finfo(gain.dtype).tiny)
         return Parameters(points, torch.where(active, power, 0), level / 2, active)
     waveforms, energy = _least_squares(batch, points, active)
     power = torch.view_as_real(waveforms.squeeze(-1)).square().sum(-1).mean(1)
-    noise_power = energy / degrees_of_freedom(batch, active).clamp(min=1)
+    # An exact fit leaves rounding, which is 0 once it is squared.
+    noise_power = (energy / degrees_of_freedom(batch, active).clamp(min=1)).maximum(torch.finfo(level.dtype).eps * level)
     return Parameters(points, torch.where(active, power, 0), noise_power, active)
 
 

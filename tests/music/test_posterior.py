@@ -32,6 +32,15 @@ def noisy() -> tuple[SceneBatch, Estimate, Posterior]:
     return batch, start, sample_posterior(batch, start, seed=3)
 
 
+def test_a_fit_that_leaves_nothing_has_a_posterior() -> None:
+    """One source has as many unknowns as two snapshots of one antenna have numbers: no noise is left."""
+    config = SceneConfig.preset("classroom", ris_shape=(1, 5), elevation=0.0, sources=1, antennas=1, snapshots=2)
+    batch = simulate(config.changed(symbols="constant", snr_db=20.0), 2, seed=0)
+    posterior = sample_posterior(batch, sparse(batch, 1), candidates=64, chains=2, sweeps=2)
+    assert bool(torch.isfinite(posterior.samples).all())
+    torch.testing.assert_close(posterior.weights.sum(-1), torch.ones(2, 1))
+
+
 @pytest.mark.slow
 def test_nine_of_ten_regions_hold_their_source(noisy: tuple[SceneBatch, Estimate, Posterior]) -> None:
     batch, _, posterior = noisy
