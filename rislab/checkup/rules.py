@@ -347,7 +347,8 @@ _OF_THE_PROBES = (
         needs="a trainable tensor",
         severity="fault",
         faults=("head frozen", "detached backbone", "loss detached"),
-        others=("one batch is not learned", "one batch is hardly learned", "not judged"),
+        others=("one batch is not learned", "one batch is hardly learned", "tensors that no optimiser holds",
+                "not judged"),
     ),
     Rule(
         Code.EVALUATION.value,

@@ -494,6 +494,59 @@ def test_what_a_loss_is_given_is_told_as_in_a_watched_loop(
     assert names(probed(nn.Sequential(network(), end), loss, data, only=["P2"])) == [fault] * bool(fault)
 
 
+class Unregistered(nn.Module):
+    """With layers that its list does not register, or with them shared by a network that holds them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.head = [nn.Linear(6, 6)], nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.hidden:
+            x = layer(x).tanh()
+        return self.head(x)  # type: ignore[no-any-return]
+
+
+def test_layers_that_are_not_registered_are_found() -> None:
+    model = Unregistered()
+    assert "tensors that no optimiser holds" in names(probed(model, only=["P5"]), "warning")
+    of_all = torch.optim.Adam([*model.parameters(), *model.hidden[0].parameters()])
+    assert names(probed(model, optimizer=of_all, only=["P5"]), "warning") == []
+
+
+class NextToken(nn.Module):
+    """Foretells tokens from those before, or from all."""
+
+    def __init__(self, *, causal: bool) -> None:
+        super().__init__()
+        self.embedding, self.causal = nn.Embedding(20, 16), causal
+        self.layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
+        self.head = nn.Linear(16, 20)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        mask = nn.Transformer.generate_square_subsequent_mask(tokens.shape[1]) if self.causal else None
+        return self.head(self.layer(self.embedding(tokens), src_mask=mask))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("causal", "shift", "severity", "expected"),
+    [
+        (True, 1, "fault", []),
+        (False, 1, "fault", ["the target is visible in the input"]),
+        (True, 0, "warning", ["labels never shifted"]),
+        (False, 0, "warning", []),
+    ],
+)
+def test_targets_that_are_tokens_are_looked_at_as_in_a_watched_loop(
+    causal: bool, shift: int, severity: str, expected: list[str]
+) -> None:
+    tokens = torch.randint(20, (24, 11), generator=torch.Generator().manual_seed(0))
+    data = [(part[:, :10], part[:, shift : 10 + shift]) for part in tokens.split(8)]
+    loss = nn.CrossEntropyLoss()
+    findings = probed(NextToken(causal=causal), lambda o, t: loss(o.flatten(0, 1), t.flatten()), data, only=["P2"])
+    assert names(findings, severity) == expected
+
+
 def test_evaluation_by_another_network_is_found() -> None:
     slow = network(nn.BatchNorm1d(16, momentum=1e-9))
     with torch.no_grad():

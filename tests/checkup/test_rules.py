@@ -26,6 +26,7 @@ SHARED = {
     "loop tail in a branch never taken": {"C9", "C14"},
     "weights kept in bf16": {"C4", "P8"},
     "detached backbone": {"C4", "P5"},
+    "tensors that no optimiser holds": {"C4", "P5"},
     "NaN reached a step": {"C5", "P1"},
     "NaN replaced by the running mean": {"C14", "P1"},
     "in-batch coupling": {"P3", "P10"},

@@ -134,10 +134,7 @@ class FinalProbes(Observer):
             return
         results += sequence_probes(call.network, call.args, call.named)
         results += function_probes(call.network, call.args, call.named)
-        for shift in (0, 1):
-            place = self._targets.input_with_shift(call.network, shift)
-            if place is not None:
-                results += tried_on_tokens(call.network, call.args, call.named, shift, place)
+        results += token_probes(self._targets, call.network, call.args, call.named)
         where = definition_of(vars(type(call.network)).get("forward"))
         for one in results:
             if one.name == CARRIED and call.shuffled and self._carried[id(call.network)] >= BATCHES:
@@ -205,6 +202,15 @@ def can_be_tried(network: nn.Module, args: Any, named: Any) -> bool:
     if weights > WEIGHTS or not largest > 0 or weights * largest > WORK:
         return False
     return not any(keeps_outside(kind) for kind in kinds)
+
+
+def token_probes(
+    targets: TokenTargets, network: nn.Module, args: tuple[Any, ...], named: dict[str, Any]
+) -> list[Finding]:
+    """Faults and warnings of a network whose targets are the tokens that it is given, or the next ones."""
+    places = {shift: targets.input_with_shift(network, shift) for shift in (0, 1)}
+    known = ((shift, place) for shift, place in places.items() if place is not None)
+    return [finding for shift, place in known for finding in tried_on_tokens(network, args, named, shift, place)]
 
 
 def tried_on_tokens(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import cycle, islice
 from typing import Any
 
 import torch
@@ -16,10 +15,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from rislab.checkup.findings import Finding, as_fault, as_note, as_warning
-from rislab.checkup.observers.loss_arguments import CALLS, LossArguments
 from rislab.checkup.probes.loss_minima import DISTANCES, SURE, LossCall, LossCalls
 from rislab.checkup.probes.probe_batches import map_leaves, tensors_in
 from rislab.checkup.probes.probe_target import ProbeTarget
+from rislab.checkup.probes.watched_batches import watched_batches
 from rislab.checkup.rules import Code
 
 NAME = "the loss is not smallest at the truth"
@@ -37,8 +36,7 @@ class ObservedLoss:
     """The loss of the network as it is."""
 
     output: Any  # of a copy
-    root: Tensor  # the loss
-    value: float  # of it
+    value: float  # of the loss
     calls: list[LossCall]  # of torch's losses that it made
     call: LossCall | None  # the one among them whose result is the loss, None if there is none
 
@@ -49,13 +47,13 @@ class ObservedLoss:
         return any(own is tensor for tensor in tensors_in(self.output).values())
 
 
-def observe_loss(target: ProbeTarget, batch: Any, arguments: LossArguments | None = None) -> ObservedLoss:
-    """The loss of a copy on a micro-batch, and the losses of torch that it is made of; `arguments` looks at theirs."""
-    with LossCalls(None if arguments is None else arguments.on_loss) as calls:
+def observe_loss(target: ProbeTarget, batch: Any) -> ObservedLoss:
+    """The loss of a copy on a micro-batch, and the losses of torch that it is made of."""
+    with LossCalls() as calls:
         output = target.apply(target.copy(), batch)
         value = target.loss_of(output, batch[1])
     call = next((one for one in calls.calls if one.result is value), None)
-    return ObservedLoss(output, value, float(value.detach()), calls.calls, call)
+    return ObservedLoss(output, float(value.detach()), calls.calls, call)
 
 
 def loss_at_truth(target: ProbeTarget) -> list[Finding]:
@@ -66,16 +64,7 @@ def loss_at_truth(target: ProbeTarget) -> list[Finding]:
         minimum = call.minimum()
         if minimum is not None and minimum.wrong:
             return [as_fault(code, NAME, minimum.wrong, call.where)]
-    return _of_arguments(target) or _at_truth(target, batch, observed)
-
-
-def _of_arguments(target: ProbeTarget) -> list[Finding]:
-    """What torch's losses are given, looked at as in a loop that has taken some micro-batches."""
-    arguments = LossArguments()
-    for batch in islice(cycle(target.data), max(CALLS, min(len(target.data), 2 * CALLS))):
-        value = observe_loss(target, batch, arguments).root
-        arguments.on_backward([(value, None)])
-    return arguments.findings()
+    return [*watched_batches(target), *_at_truth(target, batch, observed)]
 
 
 def _at_truth(target: ProbeTarget, batch: Any, observed: ObservedLoss) -> list[Finding]:

@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rislab.checkup.findings import Finding, Findings, as_fault, as_note, as_warning, listed
-from rislab.checkup.probes.loss_probe import descend, loss_at_truth, observe_loss
+from rislab.checkup.findings import Finding, Findings, as_fault, as_note, as_warning
+from rislab.checkup.probes.loss_probe import loss_at_truth
 from rislab.checkup.probes.network_probes import NAMES, described, evaluated_twice, not_tried, runner
+from rislab.checkup.probes.one_batch import one_batch_by_heart
 from rislab.checkup.probes.probe_batches import (
     apply_model,
     arguments_of,
@@ -49,7 +50,6 @@ from rislab.checkup.rules import Code
 from rislab.errors import InputError, check_choice, check_number, one_line
 
 LARGEST_HALF = 65504.0
-NOT_LEARNED = "one batch is not learned"
 # Samples that can differ in so many bits are not the same by chance.
 TELLING_BITS = 32
 
@@ -257,50 +257,6 @@ def use_of_inputs(target: ProbeTarget) -> list[Finding]:
 
 def _shape_of(leaf: Any) -> str:
     return str([*leaf.shape]) if isinstance(leaf, Tensor) else f"{len(leaf)} tensors"
-
-
-def one_batch_by_heart(target: ProbeTarget) -> list[Finding]:
-    """P5: can the network learn its first micro-batch by heart?"""
-    code = Code.ONE_BATCH
-    if not any(value.requires_grad for value in target.model.parameters()):
-        return [as_fault(code, "head frozen", "no parameter asks for a gradient", "", ("detached backbone",))]
-    if not target.compute_loss(target.copy(), target.data[0]).requires_grad:
-        return [as_fault(code, "loss detached", "the loss of the first micro-batch carries no gradient")]
-    model, first, last, rate = target.learned
-    findings = []
-    silent = [name for name, value in model.named_parameters() if value.requires_grad and value.grad is None]
-    if silent:
-        text = f"{len(silent)} tensors got no gradient: {listed(silent)}"
-        findings.append(as_warning(code, "detached backbone", text, "", ("head frozen", "loss detached")))
-    least = min(_least_loss(target), last)
-    text = f"loss {first:.4g} → {last:.4g} in {target.steps} steps of Adam at {rate:g} (least: {least:.4g})"
-    if first == last != 0 and not any(value.grad is not None and value.grad.any() for value in model.parameters()):
-        evidence = f"{text}: the gradient is 0 in all tensors"
-        return [*findings, as_fault(code, NOT_LEARNED, evidence, "", ("loss detached", "detached backbone"))]
-    if not math.isfinite(first) or first - least <= 1e-3 * abs(first):
-        return [*findings, as_note(code, "not judged", f"{text}: nothing is left to be learned")]
-    share = (last - least) / (first - least)
-    if least < 0:
-        # Of free answers; a network whose answers are logarithms of probabilities, or bounded, cannot give them all.
-        share = 0.0 if first - last > 0.05 * abs(first) else 1.0
-    if not share < 0.95:
-        return [*findings, as_fault(code, NOT_LEARNED, text, "", ("loss detached", "detached backbone"))]
-    if share > 0.3:
-        findings.append(as_warning(code, "one batch is hardly learned", text))
-    return findings
-
-
-def _least_loss(target: ProbeTarget) -> float:
-    """What the loss of the first micro-batch could fall to: by torch's table, else by moving the answer itself."""
-    batch = target.data[0]
-    observed = observe_loss(target, batch)
-    lowest = descend(target, observed.output, batch[1])[0] if isinstance(observed.output, Tensor) else math.inf
-    if math.isfinite(lowest):
-        return lowest
-    minimum = None if observed.call is None else observed.call.minimum()
-    if minimum is not None and math.isfinite(minimum.value):
-        return minimum.value
-    return min(0.0, observed.value)
 
 
 def train_and_eval_mode(target: ProbeTarget) -> list[Finding]:
