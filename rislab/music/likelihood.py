@@ -247,10 +247,9 @@ def initial_parameters(batch: Measured, points: Tensor, active: Tensor) -> Param
         return Parameters(points, torch.where(active, power, 0), level / 2, active)
     waveforms, energy = _least_squares(batch, points, active)
     power = torch.view_as_real(waveforms.squeeze(-1)).square().sum(-1).mean(1)
+    free = degrees_of_freedom(batch, active).clamp(min=1)
     # An exact fit leaves rounding, which is 0 once it is squared.
-    noise_power = (energy / degrees_of_freedom(batch, active).clamp(min=1)).maximum(
-        torch.finfo(level.dtype).eps * level
-    )
+    noise_power = torch.maximum(energy / free, torch.finfo(level.dtype).eps * level)
     return Parameters(points, torch.where(active, power, 0), noise_power, active)
 
 
