@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -65,8 +66,15 @@ def test_a_command_is_timed_if_it_ends_well(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(timed, "TIMED", tmp_path / "timed.json")
     assert timed.main("make nothing", sys.executable, "-c", "raise SystemExit(3)") == 3
     assert timed.main("make something", sys.executable, "-c", "") == 0
+    (tmp_path / "before.html").write_bytes(bytes(9_000_000))
+    os.utime(tmp_path / "before.html", (1, 1))
+    report = "from pathlib import Path\nfor size in (1000, 3_000_000): Path(f'{size}.html').write_bytes(bytes(size))"
+    monkeypatch.chdir(tmp_path)
+    assert timed.main("a report", sys.executable, "-c", report) == 0
     known = Benchmarks({})
     known.take(tmp_path / "none.json")
+    assert value_of("timed largest page of a report megabytes", known, {}) == 3
+    assert value_of("timed largest page of make something megabytes", known, {}) is None
     assert value_of("timed make nothing minutes", known, {}) is None
     assert (value_of("timed make something seconds", known, {}) or 0) > 0
 

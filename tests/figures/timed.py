@@ -23,7 +23,7 @@ def main(name: str, *command: str) -> int:
     Returns:
         Its exit code.
     """
-    began, used_before = time.monotonic(), os.times()
+    began, began_at, used_before = time.monotonic(), time.time(), os.times()
     try:
         code = subprocess.run(command).returncode
     except KeyboardInterrupt:
@@ -31,14 +31,21 @@ def main(name: str, *command: str) -> int:
     used = os.times()
     if code == 0:
         rows = json.loads(TIMED.read_text(encoding="utf-8")) if TIMED.exists() else {}
-        rows[name] = {
-            "seconds": time.monotonic() - began,
-            "minutes": (time.monotonic() - began) / 60,
-            "processor minutes": (sum(used[:4]) - sum(used_before[:4])) / 60,
+        where = {
             "commit": provenance.commit()[:12],
             "machine": provenance.processor(),
             "date": f"{datetime.date.today()}",
         }
+        rows[name] = {
+            "seconds": time.monotonic() - began,
+            "minutes": (time.monotonic() - began) / 60,
+            "processor minutes": (sum(used[:4]) - sum(used_before[:4])) / 60,
+            **where,
+        }
+        # Reports that the command wrote.
+        pages = [page for path in TIMED.parent.glob("*.html") if (page := path.stat()).st_mtime >= began_at]
+        if pages:
+            rows[f"largest page of {name}"] = {"megabytes": max(page.st_size for page in pages) / 1e6, **where}
         TIMED.parent.mkdir(parents=True, exist_ok=True)
         files.replace(TIMED, (json.dumps(rows, indent=1, sort_keys=True) + "\n").encode())
     return code
