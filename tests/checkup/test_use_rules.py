@@ -55,6 +55,24 @@ def backward_after_the_batches(faulty: bool) -> None:
                 optimizer.step()
 
 
+def a_readout_at_each_place(faulty: bool) -> None:
+    """Layers of a recurrent network that the loop calls itself: of its outputs only the last of a sequence is used."""
+    torch.manual_seed(0)
+    state, readout = nn.Linear(9, 8), nn.Linear(8, 1)
+    optimizer = torch.optim.SGD([*state.parameters(), *readout.parameters()], lr=0.01)
+    for place in range(16):
+        inputs, target = batch()
+        hidden = torch.zeros(16, 8)
+        for column in inputs.split(1, 1):
+            hidden = torch.tanh(state(torch.cat([column, hidden], 1)))
+            output = readout(hidden)
+        optimizer.zero_grad()
+        loss = own_loss(output, target)
+        if place % 4 == 3 or not faulty:
+            loss.backward()
+            optimizer.step()
+
+
 def clip(after_the_step: bool) -> None:
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
@@ -375,6 +393,7 @@ LOOPS: dict[str, tuple[Loop, str]] = {
     "a minus sign": (a_minus_sign, "loss is maximised"),
     "a head whose loss has no backward": (a_head_beside_another, "detached backbone"),
     "backward after the batches": (backward_after_the_batches, "backward after the batch loop"),
+    "backward after the sequences": (a_readout_at_each_place, "backward after the batch loop"),
     "clipping after the step": (clip, "clipping changes nothing"),
     "clipping of an exhausted generator": (clip_a_generator, "clipping changes nothing"),
     "clipping of another network": (clip_another_network, "clipping changes nothing"),

@@ -117,7 +117,13 @@ class CurrentForward:
 
 
 def watch_use(call: ForwardEvent, trace: Trace) -> None:
-    """Notice in a trace whether a backward comes to a forward in training mode, by its output."""
+    """Notice in a trace whether a backward comes to a forward in training mode, by its output.
+
+    Nothing is noticed of one that works on another's output: of a readout at each place of a sequence only the last may
+    be used. What goes unused of a batch shows where the batch comes in.
+    """
+    if any(value.grad_fn is not None for value in call.inputs):
+        return
     use = ForwardUse(caller()[1], call.network)
     if trace.used_at_once(use.place):
         return
