@@ -49,6 +49,24 @@ def test_a_generator_whose_fakes_are_detached_is_named() -> None:
     assert gan(detached=False) == []
 
 
+def test_a_discriminators_term_in_the_loss_of_a_generator_is_no_fault() -> None:
+    """Its loss on data, which trains nothing there, beside a term that trains the generator through it."""
+    torch.manual_seed(0)
+    make, tell = nn.Linear(4, 3), nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
+    of_make, of_tell = (torch.optim.Adam(one.parameters(), lr=1e-3) for one in (make, tell))
+    with ProcessWatch() as process:
+        for _ in range(6):
+            noise, real = torch.randn(16, 4), torch.randn(16, 3)
+            (judge(tell(make(noise).detach()), FALSE) + judge(tell(real), TRUE)).backward()
+            of_tell.step()
+            of_tell.zero_grad()
+            (judge(tell(make(noise)), TRUE) + judge(tell(real), TRUE)).backward()
+            of_make.step()
+            of_make.zero_grad()
+            of_tell.zero_grad()
+    assert own(process.findings()) == [("warning", "a term of the loss trains nothing")]
+
+
 def test_a_discriminator_that_steps_on_the_generators_loss_is_named() -> None:
     # A discriminator that tells nothing apart has gradients that point anywhere.
     assert gan(detached=False, zeroed_late=True) == [("warning", "gradients of another loss")]

@@ -78,7 +78,9 @@ def test_answers_that_have_come_to_one_direction_make_it_certain(
     assert [severity for severity, _ in told([backbone, predictor], loss, 80, 0.2)] == expected
 
 
-@pytest.mark.parametrize("kind", ["a term that spreads", "a term with data", "entropy", "other optimiser", "equation"])
+@pytest.mark.parametrize(
+    "kind", ["a term that spreads", "a term with data", "entropy", "other optimiser", "equation", "odds"]
+)
 def test_two_trained_sides_that_are_meant_are_not_told(kind: str) -> None:
     torch.manual_seed(0)
     network, other = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 3)), nn.Linear(3, 3)
@@ -86,6 +88,7 @@ def test_two_trained_sides_that_are_meant_are_not_told(kind: str) -> None:
     def loss() -> Tensor:
         x = torch.randn(16, 3, requires_grad=kind == "equation")
         one, two = network(x), network(x + 0.1)
+        share = one.sigmoid()
         if kind == "a term that spreads":
             return squared(one, two) + functional.relu(1 - one.std(0)).mean()
         if kind == "a term with data":
@@ -95,6 +98,9 @@ def test_two_trained_sides_that_are_meant_are_not_told(kind: str) -> None:
         if kind == "other optimiser":
             # A target that nobody trains, though it asks for gradients.
             return squared(one, other(x))
+        if kind == "odds":
+            # A probability that is to come to one half: its own complement is no answer of another.
+            return squared(share.log(), (1 - share).log())
         slope = torch.autograd.grad(one.sum(), x, create_graph=True)[0]
         return functional.mse_loss(slope, one)
 

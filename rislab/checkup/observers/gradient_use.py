@@ -81,6 +81,7 @@ class _Place:
     wasted: list[set[int]] = field(default_factory=list)
     terms: list[int] = field(default_factory=list)  # their number, for each backward
     reached: dict[int, str] = field(default_factory=dict)  # whom each wasted term reached
+    passed: set[int] = field(default_factory=set)  # wasted terms of what other terms train something through
 
 
 class GradientUse(Observer):
@@ -181,8 +182,10 @@ class GradientUse(Observer):
         place = self._places.setdefault(use.stack, _Place(use.where))
         place.wasted.append(wasted)
         place.terms.append(len(use.terms))
+        passed = {number for term, done in zip(use.terms, trained, strict=True) if done for number in term.reached}
         for one in wasted:
             place.reached[one] = self._label(use.terms[one].reached)
+            place.passed |= {one} if passed.issuperset(use.terms[one].reached) else set()
 
     def _label(self, numbers: list[int]) -> str:
         return " and ".join(self._optimizers[one][1] for one in numbers)
@@ -271,7 +274,9 @@ class GradientUse(Observer):
                     f"{place.reached.get(one, 'others')} alone, whose gradients were zeroed before a step, in all of "
                 )
                 text += f"{len(place.terms)} backwards: 0 of it trains anything"
-                results.append(as_fault(Code.LOSSES, "a term of the loss trains nothing", text, place.where))
+                # A discriminator's loss on data may be left in the generator's, which others of its terms train.
+                kind = as_warning if one in place.passed else as_fault
+                results.append(kind(Code.LOSSES, "a term of the loss trains nothing", text, place.where))
         for where, texts in self._fed.items():
             if len(texts) >= AGREEING:
                 text = f"in {len(texts)} steps {texts[-1][0]}"

@@ -39,6 +39,11 @@ _POINTWISE = (
     "Clamp", "Min", "Where", "ToCopy", "Clone", "Alias", "View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze",
     "Expand", "Permute", "Transpose", "TBackward", "Select", "Slice", "Stack", "Cat", "Unbind", "Split",
 )  # fmt: skip
+# Nodes that compute each number from one at its place.
+_ELEMENTWISE = tuple(
+    f"{name}Backward"
+    for name in ("Add", "Sub", "Rsub", "Mul", "Div", "Neg", "Exp", "Log", "Pow", "Sqrt", "Abs", "Clamp")
+)
 _DISTANCES = ("MseLoss", "SmoothL1Loss", "L1Loss", "HuberLoss", "KlDiv", "CosineSimilarity")
 _REGRESSIONS = ("MseLoss", "SmoothL1Loss", "HuberLoss", "L1Loss", "Pow")
 _SAMPLED = ("Gather", "NllLoss", "BinaryCrossEntropyWithLogits")
@@ -189,13 +194,13 @@ def _is(node: Node, names: tuple[str, ...]) -> bool:
     return node.name().lstrip("_").startswith(names)
 
 
-def _nodes_near(*starts: Node) -> Iterator[Node]:
-    """These nodes, and those behind them as long as each sample keeps its number."""
+def _nodes_near(*starts: Node, through: tuple[str, ...] = _POINTWISE + _REGRESSIONS) -> Iterator[Node]:
+    """These nodes, and those behind them through nodes of some kinds: by these, each sample keeps its number."""
     visited, waiting = {*starts}, deque(starts)
     while waiting and len(visited) < NEAR:
         node = waiting.popleft()
         yield node
-        for source in sources_of(node) if _is(node, _POINTWISE + _REGRESSIONS) else ():
+        for source in sources_of(node) if _is(node, through) else ():
             if source not in visited:
                 visited.add(source)
                 waiting.append(source)
@@ -232,11 +237,18 @@ def _two_trained_sides(root: Node) -> tuple[list[dict[int, Tensor]], bool] | Non
         # What is computed from the other side is its reconstruction, as in an autoencoder of samples that are made.
         if pair is None or any(one in nodes_behind(other, BEHIND) for one, other in (pair, pair[::-1])):
             return None
+        if _answers(pair[0]) == _answers(pair[1]):
+            return None  # two functions of the same numbers, as the odds of a probability
         directions &= _is(node, ("CosineSimilarity",)) or all(map(_is_normalised, pair))
         for side, one in zip(sides, pair, strict=True):
             side.append(one)
     tensors = [_tensors_behind(*side) for side in sides]
     return (tensors, directions) if all(tensors) else None
+
+
+def _answers(start: Node) -> set[Node]:
+    """What a node is computed from, number by number."""
+    return {node for node in _nodes_near(start, through=_ELEMENTWISE) if not _is(node, _ELEMENTWISE)}
 
 
 def _compared(node: Node, over_features: bool) -> list[Node] | None:
