@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from rislab.reports import notebooks, parameter_checks, runner
+from rislab.reports.summary import without_controls
 from tests.forks import forking
 from tests.notebooks.small import SMALL
 
@@ -116,6 +118,15 @@ def test_a_report_opens_offline_with_all_its_plots(name: str, ran: Ran, browser:
     assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
     assert complaints == []
     assert width <= 1280
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_report_speaks_of_no_button(name: str) -> None:
+    """Reports said "**Click** a cell" and "**Stop** ends it", of controls that a page does not have."""
+    shown = without_controls(notebooks.read_notebook(notebooks.find_notebook(name)))
+    text = "\n".join(cell.source for cell in shown.cells if cell.cell_type == "markdown")
+    buttons = r"\*\*(?:Start|Stop|Pause|Step|Reset|Load|Go on|Click)\*\*|\b[Dd]rag\b"
+    assert re.findall(buttons, text) == [] and "live" not in re.findall(r'class="(\w+)"', text)
 
 
 def test_ranges_are_refused_before_anything_runs(tmp_path: Path) -> None:
