@@ -108,13 +108,12 @@ class CopiesOfOne:
 
     def note_call(self, given: Iterable[Any]) -> None:
         """A function was called outside of forwards, perhaps with a weight: no copy follows one otherwise."""
-        if self._used_by_hand:
-            return
-        self._used_by_hand = any(
-            id(value) in self._own
-            or (is_readable(value) and value.data_ptr() in {weight.data_ptr() for weight in self._weights})
-            for value in tensors_of(given)
-        )
+        tensors = [] if self._used_by_hand else [*tensors_of(given)]
+        if tensors:
+            places = {weight.data_ptr() for weight in self._weights}
+            self._used_by_hand = any(
+                id(value) in self._own or (is_readable(value) and value.data_ptr() in places) for value in tensors
+            )
 
     def note_writing(self, one: Tensor) -> None:
         """A function wrote to a tensor outside of forwards, perhaps to a copy that should follow a weight."""
