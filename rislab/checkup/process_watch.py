@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
-from rislab.checkup.findings import OF_THE_END, UNJUDGED, Finding, Findings, as_fault, as_note, listed
+from rislab.checkup.findings import OF_THE_END, UNJUDGED, Finding, Findings, as_note
 from rislab.checkup.loop_watch import OF_FIRST_BACKWARDS, diagnose, standard_observers, with_others
 from rislab.checkup.observers.hand_updates import HandUpdates
 from rislab.checkup.observers.rank_differences import RankMarks, RankObserver
@@ -42,19 +42,24 @@ from rislab.checkup.recording.tracking import (
     named_tensors,
     outermost_modules,
     outermost_scheduler,
-    schedule_goes_on,
     unwrapped,
 )
-from rislab.checkup.recording.windows import Declared, watched_run
+from rislab.checkup.recording.windows import Declared
 from rislab.checkup.rules import Code
+from rislab.checkup.several_loops import (
+    declared_of,
+    has_stepped,
+    schedule_goes_on,
+    scheduler_of_another,
+    stale_parameters,
+    without_repetitions,
+)
 from rislab.errors import error_text
 
 # New networks beyond this many are not looked into: a loop that makes one in each step would pay for each.
 MODELS = 64
 # The most optimisers that are watched at once, and looks at all objects; later ones are at what was made lately.
 OPTIMIZERS, LOOKS = 16, 16
-# Ticks of a scheduler, and backwards, after its optimiser has stepped for the last time.
-TICKS = 3
 # So many backwards without a step are no window any more that was broken off.
 MANY = 100
 
@@ -147,11 +152,12 @@ class ProcessWatch(LoopObserver):
                     tracked.optimizer, tracked.recorder.trace.schedule, tracked.recorder.trace.ticks or 0
                 )
         findings = with_others(findings, self._observers)
-        return Findings(_without_repetitions([*findings, *self._source.unjudged()]))
+        return Findings(without_repetitions([*findings, *self._source.unjudged()]))
 
     def _findings_of(self, those: list[TrackedOptimizer]) -> list[Finding]:
         findings: list[Finding] = []
-        stepping = {id(value) for tracked in self.tracked if _stepped(tracked) for value in tracked.tensors()}
+        missed = [name for one in self._observers if isinstance(one, UnregisteredTensors) for name in one.missed]
+        stepping = {id(value) for tracked in self.tracked if has_stepped(tracked) for value in tracked.tensors()}
         for tracked in those:
             trace = tracked.recorder.trace
             if tracked.optimizer in self._over.optimizers and tracked in self.tracked:
@@ -160,15 +166,16 @@ class ProcessWatch(LoopObserver):
             if not trace.failure and not trace.steps and (replaced or not any(batch.backwards for batch in trace.left)):
                 continue
             enabled = None if tracked.scaler is None else bool(tracked.scaler.is_enabled())
-            declared = replace(self._declared_of(tracked), scaler=enabled, scheduler=tracked.scheduler is not None)
+            declared = declared_of(tracked, self.tracked, self._declared.accumulation_steps or 1)
+            declared = replace(declared, scaler=enabled, scheduler=tracked.scheduler is not None)
             which = f" ({tracked.label()})" if len(self.tracked) + len(self._over.labels) > 1 else ""
-            own = self._stale_parameters(tracked) or diagnose(trace, declared)
+            own = stale_parameters(tracked, missed) or diagnose(trace, declared)
             if schedule_goes_on(tracked, self.tracked):
                 own = Findings(one for one in own if one.name != "schedule hardly begins")
             if len(self.tracked) + len(self._over.labels) > 1:
                 # Of two networks, one may be the adversary of the other.
                 own = Findings(one for one in own if one.name != "loss is maximised")
-            own += self._scheduler_of_another(tracked)
+            own += scheduler_of_another(tracked, self.tracked)
             findings += [replace(finding, evidence=finding.evidence + which) for finding in own]
         return findings
 
@@ -178,7 +185,7 @@ class ProcessWatch(LoopObserver):
         for tracked in sorted(some, key=lambda one: one.turns[-1])[: max(0, len(self.tracked) - OPTIMIZERS)]:
             tracked.end()
             own = [one for one in self._findings_of([tracked]) if one.name not in OF_THE_END]
-            self._over.findings = _without_repetitions([*self._over.findings, *own])
+            self._over.findings = without_repetitions([*self._over.findings, *own])
             self._over.steps += tracked.recorder.trace.taken_count
             self._over.labels[tracked.label()] = None
             self._over.optimizers.add(tracked.optimizer)
@@ -208,56 +215,9 @@ class ProcessWatch(LoopObserver):
             and not (crashed and finding.code == Code.WEIGHTS.value)
         )
 
-    def _declared_of(self, tracked: TrackedOptimizer) -> Declared:
-        """What is declared of a loop, without a K that is that of another stage, or of the main network."""
-        declared, others = tracked.declared, [one for one in self.tracked if one is not tracked and one.turns]
-        size = self._declared.accumulation_steps or 1
-        if size == 1 or not tracked.turns or not others or _most_windows(tracked) != 1:
-            return declared
-        steps = tracked.recorder.trace.taken_count
-        for other in others:
-            apart = tracked.turns[-1] < other.turns[0] or other.turns[-1] < tracked.turns[0]
-            if _most_windows(other) == size and (apart or steps <= other.recorder.trace.taken_count):
-                return replace(declared, accumulation_steps=None)
-        return declared
-
     def rank_marks(self) -> RankMarks | None:
         """What this process leaves of a distributed training; None outside of one."""
         return next((one.marks() for one in self._observers if isinstance(one, RankObserver)), None)
-
-    def _stale_parameters(self, tracked: TrackedOptimizer) -> list[Finding]:
-        """The fault of an optimiser that no loss depends on, where a network is trained that no optimiser holds."""
-        trace = tracked.recorder.trace
-        if trace.micro_batches or not trace.detached_losses or trace.only_frozen:
-            return []
-        observers = [one for one in self._observers if isinstance(one, UnregisteredTensors)]
-        free = [name for observer in observers for name in observer.missed]
-        if not free:
-            return []
-        text = f"{len(free)} trainable tensors got a gradient and are in no optimiser: {listed(free)}"
-        evidence = f"{text}; {trace.step_count} steps on others"
-        return [as_fault(Code.WEIGHTS, "optimiser holds stale parameters", evidence)]
-
-    def _scheduler_of_another(self, tracked: TrackedOptimizer) -> list[Finding]:
-        """The scheduler of an optimiser whose tensors another one, without a scheduler, steps on since."""
-        trace = tracked.recorder.trace
-        if not trace.steps:
-            return []
-        if tracked.ticks_before is not None and tracked.scheduler is not None:
-            over = unwrapped(vars(tracked.scheduler).get("optimizer"), "optimizer") is not tracked.optimizer
-            late, steps = (trace.ticks or 0) - tracked.ticks_before, trace.steps
-        else:
-            own = set(map(id, tracked.tensors()))
-            later = [one for one in self.tracked if one is not tracked and one.scheduler is None and _stepped(one)]
-            successor = next((one for one in later if own <= set(map(id, one.tensors()))), None)
-            over = successor is not None and sum(batch.backwards > 0 for batch in trace.left) >= TICKS
-            late, steps = (trace.ticks or 0) - (trace.steps[-1].ticks or 0), (successor or tracked).recorder.trace.steps
-        if not over or late < TICKS:
-            return []
-        text = (
-            f"{late} ticks of a scheduler came after another optimiser took over the tensors of its own, whose rates "
-        )
-        return [as_fault(Code.SCHEDULER, "scheduler of another optimiser", text + "it does not set", steps[-1].where)]
 
     # What happens in the watched code.
 
@@ -416,24 +376,6 @@ class ProcessWatch(LoopObserver):
             return list(named.values())
 
         return names
-
-
-def _most_windows(tracked: TrackedOptimizer) -> int:
-    """How many micro-batches most windows of an optimiser have."""
-    return watched_run(tracked.recorder.trace, replace(tracked.declared, accumulation_steps=None)).size
-
-
-def _stepped(tracked: TrackedOptimizer) -> bool:
-    return bool(tracked.recorder.trace.steps)
-
-
-def _without_repetitions(findings: list[Finding]) -> list[Finding]:
-    """Findings of many optimisers that say the same in the same place, once."""
-    first: dict[tuple[str, ...], Finding] = {}
-    for finding in findings:
-        evidence = finding.evidence if finding.severity == "note" else ""
-        first.setdefault((finding.code, finding.name, finding.where, evidence), finding)
-    return list(first.values())
 
 
 def _of_kind(objects: list[Any], kind: type) -> list[Any]:

@@ -310,13 +310,3 @@ def outermost_scheduler(schedulers: list[Any]) -> Any:
     """The scheduler of an optimiser; the one that is made of the others, if there is one."""
     combined = [one for one in schedulers if isinstance(one, SequentialLR | ChainedScheduler)]
     return next(iter(combined or schedulers), None)
-
-
-def schedule_goes_on(tracked: TrackedOptimizer, others: list[TrackedOptimizer]) -> bool:
-    """Whether a later optimiser, as of a resumed run, has a schedule of the kind that begins where its own ends."""
-    own, ticks = tracked.recorder.trace.schedule, tracked.recorder.trace.ticks or 0
-    later = [one.recorder.trace.schedule for one in others if one is not tracked]
-    return own is not None and any(
-        one is not None and (one.kind, one.length, one.begun) == (own.kind, own.length, own.begun + ticks)
-        for one in later
-    )
