@@ -166,7 +166,7 @@ class EventSource:
 
     def _notify_further(self, event: str, *args: Any) -> None:
         """Notify observers of what comes after something that they were notified of."""
-        if self._threads.is_other():
+        if self._threads.others and self._threads.is_other():
             return
         if self._losses.active:
             self._losses.outside(self.listeners.notify, event, args)

@@ -148,7 +148,7 @@ class OpenBackward:
         for earlier in backwards:
             earlier.after = None
         self.record.after = after
-        if self.before is None or len(after) != len(self.before):
+        if self.before is None or after.shape != self.before.shape:
             return None
         return after if self.record.fresh else after - self.before
 

@@ -94,7 +94,7 @@ class OpenWindow:
     def carried(self, before: Tensor | None) -> float | None:
         """What is left of the gradients of the last backward, if those that are there now were read; see Backward."""
         last = self.backwards[-1].after if self.backwards else None
-        if last is None or before is None or len(last) != len(before):
+        if last is None or before is None or last.shape != before.shape:
             return None
         if torch.equal(before, last):
             return 1.0

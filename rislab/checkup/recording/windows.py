@@ -86,7 +86,7 @@ class StepWindow:
     @property
     def complete(self) -> bool:
         """Whether both gradients are known, and kept, of one length."""
-        return self.true is not None and self.step.gradient is not None and len(self.true) == len(self.gradient)
+        return self.true is not None and self.step.gradient is not None and self.true.shape == self.gradient.shape
 
     @property
     def held_weights(self) -> list[float]:
@@ -225,7 +225,7 @@ def _window_gradient(batches: Sequence[MicroBatch], mean: str) -> tuple[list[flo
     equal = mean == "batches" or sum(counts) <= 0 or (not mean and all(batch.scale_free for batch in batches))
     shares = [1 / len(batches) if equal else count / sum(counts) for count in counts]
     known = [batch.gradient for batch in batches if batch.gradient is not None]
-    if not batches or len(known) < len(batches) or len({len(gradient) for gradient in known}) > 1:
+    if not batches or len(known) < len(batches) or len({gradient.shape for gradient in known}) > 1:
         return shares, None
     if len(known) == 1:
         return shares, known[0]
