@@ -48,7 +48,7 @@ from rislab.checkup.recording.windows import Declared
 from rislab.checkup.rules import Code
 from rislab.checkup.several_loops import (
     declared_of,
-    has_stepped,
+    has_recorded_steps,
     schedule_goes_on,
     scheduler_of_another,
     stale_parameters,
@@ -157,7 +157,7 @@ class ProcessWatch(LoopObserver):
     def _findings_of(self, those: list[TrackedOptimizer]) -> list[Finding]:
         findings: list[Finding] = []
         missed = [name for one in self._observers if isinstance(one, UnregisteredTensors) for name in one.missed]
-        stepping = {id(value) for tracked in self.tracked if has_stepped(tracked) for value in tracked.tensors()}
+        stepping = {id(value) for tracked in self.tracked if has_recorded_steps(tracked) for value in tracked.tensors()}
         for tracked in those:
             trace = tracked.recorder.trace
             if tracked.optimizer in self._over.optimizers and tracked in self.tracked:

@@ -38,7 +38,7 @@ def _most_windows(tracked: TrackedOptimizer) -> int:
     return watched_run(tracked.recorder.trace, replace(tracked.declared, accumulation_steps=None)).size
 
 
-def has_stepped(tracked: TrackedOptimizer) -> bool:
+def has_recorded_steps(tracked: TrackedOptimizer) -> bool:
     """Whether a step of an optimiser was recorded."""
     return bool(tracked.recorder.trace.steps)
 
@@ -78,7 +78,7 @@ def scheduler_of_another(tracked: TrackedOptimizer, loops: Sequence[TrackedOptim
         late, steps = (trace.ticks or 0) - tracked.ticks_before, trace.steps
     else:
         own = set(map(id, tracked.tensors()))
-        later = [one for one in loops if one is not tracked and one.scheduler is None and has_stepped(one)]
+        later = [one for one in loops if one is not tracked and one.scheduler is None and has_recorded_steps(one)]
         successor = next((one for one in later if own <= set(map(id, one.tensors()))), None)
         over = successor is not None and sum(batch.backwards > 0 for batch in trace.left) >= TICKS
         late, steps = (trace.ticks or 0) - (trace.steps[-1].ticks or 0), (successor or tracked).recorder.trace.steps
