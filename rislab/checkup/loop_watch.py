@@ -38,7 +38,8 @@ from rislab.checkup.observers.loaders import LoaderPasses
 from rislab.checkup.observers.loss_arguments import LossArguments
 from rislab.checkup.observers.loss_branches import LossBranches
 from rislab.checkup.observers.network_modes import NetworkModes
-from rislab.checkup.observers.optimizer_arguments import OptimizerArguments
+from rislab.checkup.observers.optimizer_arguments import GroupRates, OptimizerArguments
+from rislab.checkup.observers.perturbations import Perturbations
 from rislab.checkup.observers.plateaus import PlateauModes
 from rislab.checkup.observers.printed_evaluations import PrintedEvaluations
 from rislab.checkup.observers.printed_losses import PrintedLosses
@@ -266,9 +267,11 @@ def standard_observers() -> list[Observer]:
         RemadeSchedulers(),
         LostState(),
         OptimizerArguments(),
+        GroupRates(),
         samplers,
         RankObserver(samplers),
         MovingAverages(),
+        Perturbations(),
         FrozenTensors(),
         Checkpoints(),
         LossArguments(),

@@ -110,7 +110,8 @@ _OF_THE_LOOP = (
                 "optimiser state lost at resume", "average of the last weights alone", "nothing was loaded",
                 "requires_grad of a module", "requires_grad misspelt", "one layer in all places",
                 "tied weights come apart", "tensors of one storage", "units that stay equal", "layer of dead units",
-                "weights set back", "weights made in the forward"),
+                "weights set back", "weights made in the forward",
+                "perturbation never undone", "averaged weights stay", "snapshots are one", "average never updated"),
         reference=f"{DOCS}optim.html#constructing-it",
     ),
     Rule(
@@ -136,7 +137,7 @@ _OF_THE_LOOP = (
         severity="fault",
         faults=("learning rate 0 at the first step", "schedule ends early"),
         others=("schedule ends in a rate of 0", "warm-up never ends", "rate below the one asked for",
-                "weight decay in place of the rate", "rate that no group has"),
+                "weight decay in place of the rate", "rate that no group has", "one rate for all groups"),
         reference=LEARNING_RATE,
     ),
     Rule(
@@ -277,7 +278,8 @@ _OF_THE_LOOP = (
                 "loss of one class", "targets other than 1 and -1", "input and target exchanged",
                 "compared with itself", "rates where their logarithm belongs", "normalised along another axis",
                 "weights grow with the counts", "answers change with padding", "backward direction after one input",
-                "attention to padding alone", "axes exchanged by a view", "targets that no answer reaches",
+                "attention to padding alone", "mask over the queries", "axes exchanged by a view",
+                "targets that no answer reaches",
                 "layers without an activation", "the blank among the targets", "logit of the target is constant",
                 "targets of one class"),
         reference=f"{DOCS}nn.html#loss-functions",

@@ -344,3 +344,50 @@ def test_statistics_that_begin_at_one_are_no_copies_of_weights_that_do() -> None
             with torch.no_grad():
                 sum(value.square().sum() for value in model.parameters())
     assert not [one for one in watched.findings() if one.name.startswith("average ")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("left, and the weights put aside", "fault"),
+        ("left", "warning"),
+        ("put back", ""),
+        ("put back late", ""),
+        ("slow weights", ""),
+        ("no evaluation", ""),
+    ],
+)
+def test_an_average_takes_the_place_of_the_weights_for_the_evaluation_alone(kind: str, expected: str) -> None:
+    """Lookahead puts its slow weights there on purpose, and some who average do so too."""
+    model, criterion = network(), nn.MSELoss()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    shadow = [value.detach().clone() for value in model.parameters()]
+    share = 0.5 if kind == "slow weights" else 0.05
+    aside: list[Tensor] = []
+    with watch(model, optimizer) as watched:
+        for step in range(48):
+            criterion(model(torch.randn(8, 3)), torch.randn(8, 1)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            with torch.no_grad():
+                if kind != "slow weights" or step % 8 == 7:
+                    for own, value in zip(shadow, model.parameters(), strict=True):
+                        own.lerp_(value, share)
+                if step % 8 != 7:
+                    continue
+                aside = [value.clone() for value in model.parameters()] if kind not in ("left", "slow weights") else []
+                for own, value in zip(shadow, model.parameters(), strict=True):
+                    value.copy_(own)
+            if kind != "no evaluation":
+                model.eval()
+                with torch.no_grad():
+                    model(torch.zeros(2, 3))
+                model.train()
+            if kind == "put back late":
+                model(torch.zeros(2, 3))
+            if kind.startswith("put back"):
+                with torch.no_grad():
+                    for own, value in zip(aside, model.parameters(), strict=True):
+                        value.copy_(own)
+    found = [one.severity for one in watched.findings() if one.name == "averaged weights stay"]
+    assert found == [expected] * bool(expected)

@@ -265,6 +265,42 @@ def test_a_recurrence_along_shuffled_samples_is_a_fault(turned: bool, shuffle: b
     assert found == [expected] * bool(expected)
 
 
+class Episode(nn.Module):
+    """A memory that meets the samples of one episode in random order, one by one; or a table of places along them."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.cell, self.head, self.kind = nn.LSTMCell(3, 8), nn.Linear(8, 1), kind
+        self.register_buffer("table", torch.randn(16 if kind == "places" else 4, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        states = (torch.zeros(1, 8), torch.zeros(1, 8))
+        if self.kind == "memory":
+            answers = []
+            for one in x:
+                states = self.cell(one[None], states)
+                answers.append(states[0])
+            return self.head(torch.cat(answers))  # type: ignore[no-any-return]
+        places = self.table.repeat(len(x) // len(self.table), 1) if self.kind == "members" else self.table[: len(x)]
+        hidden, _ = self.cell(x, (torch.zeros(len(x), 8), torch.zeros(len(x), 8)))
+        return self.head(hidden) + places  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("kind", "severity"), [("memory", "warning"), ("members", "warning"), ("places", "fault")])
+def test_a_memory_and_an_ensemble_may_take_shuffled_samples_by_their_places(kind: str, severity: str) -> None:
+    torch.manual_seed(0)
+    model = Episode(kind)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    data = torch.utils.data.TensorDataset(torch.randn(48, 3), torch.randn(48, 1))
+    with ProcessWatch() as process:
+        for x, y in torch.utils.data.DataLoader(data, batch_size=16, shuffle=True):
+            optimizer.zero_grad()
+            functional.mse_loss(model(x), y).backward()
+            optimizer.step()
+    found = [one.severity for one in process.findings() if one.name == "the samples of a batch are mixed"]
+    assert found == [severity]
+
+
 class Carrying(nn.Module):
     """A GRU whose state is kept for the next batch, or set back before it."""
 

@@ -10,7 +10,9 @@ import pytest
 from rislab.checkup.process_watch import ProcessWatch
 
 LOOP = """
+import types
 import torch
+names = types.SimpleNamespace(data=set())
 model = torch.nn.Linear(3, 1)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
 def evaluate(model):
@@ -44,6 +46,10 @@ for step in range(3):
         ("model.eval()", "for p in model.parameters(): torch.nan_to_num(p.grad)", "gives a new tensor"),
         ("model.eval()", "for p in model.parameters(): torch.nan_to_num(p.grad, out=p.grad)", ""),
         ("model.eval()", "for p in model.parameters(): p.grad.clamp_(-1, 1)", ""),
+        ("model.eval()", "for p in model.parameters(): p.data.mul(0.9).add(p.detach(), alpha=0.1)", "p.data.mul(0.9)"),
+        ("model.eval()", "for p in model.parameters(): p.data.mul_(0.9).add_(p.detach(), alpha=0.1)", ""),
+        ("model.eval()", "for p in model.parameters(): p.data.mul(0.9).add_(p.detach())", ""),
+        ("model.eval()", "names.data.add(step)", ""),
         ("model.eval()", "loss /= 4", ""),
     ],
 )
@@ -67,3 +73,41 @@ def test_the_last_expression_may_be_shown(tmp_path: Path) -> None:
     with ProcessWatch() as process:
         runpy.run_path(str(script))
     assert "statement that does nothing" not in {one.name for one in process.findings()}
+
+
+CLIPPING = """
+import torch
+model = torch.nn.Linear(3, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+def clip(parameters, bound):
+    {first}
+    for p in parameters:
+        if p.grad is not None:
+            {clamp}
+for step in range(3):
+    optimizer.zero_grad()
+    model(torch.randn(8, 3)).square().mean().backward()
+    {call}
+    optimizer.step()
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "clamp", "call", "expected"),
+    [
+        ("bound = abs(bound)", "p.grad.clamp(-bound, bound)", "clip(model.parameters(), 1)", True),
+        ("bound = abs(bound)", "p.grad.clamp_(-bound, bound)", "clip(model.parameters(), 1)", False),
+        ("bound = abs(bound)", "p.grad.clamp(-bound, bound)", "bound = 1", False),
+        ("if bound > 0: return", "p.grad.clamp(-bound, bound)", "clip(model.parameters(), 1)", False),
+    ],
+    ids=["dropped", "in place", "never called", "never reached"],
+)
+def test_a_function_that_is_called_is_read_too(
+    first: str, clamp: str, call: str, expected: bool, tmp_path: Path
+) -> None:
+    script = tmp_path / "loop.py"
+    script.write_text(CLIPPING.format(first=first, clamp=clamp, call=call))
+    with ProcessWatch() as process:
+        runpy.run_path(str(script))
+    found = [one.severity for one in process.findings() if one.name == "statement that does nothing"]
+    assert found == ["fault"] * expected

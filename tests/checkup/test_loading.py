@@ -136,3 +136,10 @@ def test_hooks_of_the_state_of_a_network_are_not_called() -> None:
         model.load_state_dict({name: value.clone() for name, value in model.named_parameters()})
         model.load_state_dict({"other": torch.zeros(1)}, strict=False)
     assert not calls
+
+
+def test_an_empty_state_loads_nothing() -> None:
+    """It may be meant, as where no checkpoint was asked for."""
+    model = nn.Linear(3, 1)
+    assert unfit(model, {}) == ["warning"]
+    assert unfit(model, {}, copy.deepcopy(nn.Linear(3, 1).state_dict())) == []

@@ -1368,6 +1368,7 @@ REPORTED: dict[str, Callable[[], Any]] = {
     "on_print": lambda: print("a line of 1.5"),
     "on_schedule": lambda: _schedule(LambdaLR),
     "on_plateau": lambda: _schedule(ReduceLROnPlateau, 1.0),
+    "on_group": lambda: torch.optim.SGD([torch.zeros(2, requires_grad=True)], lr=0.1),
     "on_scaler_update": lambda: torch.amp.GradScaler("cpu", enabled=False).update(),
     "on_checkpoint": lambda: torch.utils.checkpoint.checkpoint(torch.exp, torch.ones(1), use_reentrant=False),
     "on_sample": lambda: torch.distributions.Normal(0.0, 1.0).sample(),

@@ -85,3 +85,46 @@ def test_a_rate_that_no_step_reads(place: str) -> None:
     named = [(one.severity, one.name) for one in process.findings() if one.severity != "note"]
     expected = {"defaults": "fault", "attribute": "fault", "multiples": "warning"}
     assert named == ([(expected[place], "rate that no group has")] if place in expected else [])
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("one rate", "fault"),
+        ("a cycle of one", "warning"),
+        ("scaled", ""),
+        ("alike from the start", ""),
+        ("alike later", ""),
+        ("searched", ""),
+    ],
+)
+def test_rates_of_groups_that_no_step_is_taken_at(kind: str, expected: str) -> None:
+    one, two = nn.Linear(3, 4), nn.Linear(4, 1)
+
+    def make() -> torch.optim.Optimizer:
+        rates = (0.01, 0.01) if kind == "alike from the start" else (0.001, 0.01)
+        groups = [{"params": part.parameters(), "lr": rate} for part, rate in zip((one, two), rates, strict=True)]
+        return torch.optim.SGD(groups)
+
+    with ProcessWatch() as process:
+        for trial in range(2 if kind == "searched" else 1):
+            optimizer = make()
+            first = [group["lr"] for group in optimizer.param_groups]
+            scheduler = None
+            if kind == "a cycle of one":
+                scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=12)
+            for step in range(12):
+                for group, rate in zip(optimizer.param_groups, first, strict=True):
+                    if kind in ("one rate", "alike from the start") or (kind == "alike later" and step > 2):
+                        group["lr"] = 0.01 * 0.9**step
+                    elif kind == "scaled":
+                        group["lr"] = rate * 0.9**step
+                    elif kind == "searched" and not trial:
+                        group["lr"] = 1e-5 * 2**step
+                optimizer.zero_grad()
+                two(one(torch.randn(8, 3))).square().mean().backward()
+                optimizer.step()
+                if scheduler is not None:
+                    scheduler.step()
+    found = [one.severity for one in process.findings() if one.name == "one rate for all groups"]
+    assert found == [expected] * bool(expected)

@@ -180,3 +180,24 @@ def test_attention_leaves_out_the_padding_and_not_the_rest(
     given = table(TOKENS).detach() if vectors else TOKENS
     names = [one.name for one in sequence_probes(network, (given, TOKENS > 0), {}) if one.severity == "fault"]
     assert names == (["attention to padding alone"] if inverted else [])
+
+
+@pytest.mark.parametrize(
+    ("masked", "expected"), [("keys", []), ("queries", ["mask over the queries"]), ("both", []), ("causal too", [])]
+)
+def test_a_mask_over_the_queries_leaves_the_padding_in(masked: str, expected: list[str]) -> None:
+    def call(p: Any, tokens: Tensor) -> Tensor:
+        queries, real = p["table"](tokens), tokens > 0
+        scores = queries @ p["key"](queries).transpose(1, 2)
+        if masked != "queries":
+            scores = scores.masked_fill(~real[:, None], -1e9)
+        if masked != "keys":
+            scores = scores.masked_fill(~real[:, :, None], -1e9)
+        if masked == "causal too":
+            ahead = torch.ones(tokens.shape[1], tokens.shape[1], dtype=torch.bool).triu(1)
+            scores = scores.masked_fill(ahead, -1e9)
+        answer: Tensor = scores.softmax(-1) @ queries
+        return answer
+
+    model = Of(call, table=nn.Embedding(12, 8, padding_idx=0), key=nn.Linear(8, 8))
+    assert [one.name for one in sequence_probes(model, (TOKENS,), {}) if one.severity == "fault"] == expected

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from rislab.checkup.findings import Finding, as_fault, as_warning
+from rislab.checkup.observers.left_averages import LeftAverages
 from rislab.checkup.recording.events import MANY, ForwardEvent, Observer
 from rislab.checkup.recording.living_objects import living_objects, living_optimizers
 from rislab.checkup.recording.optimizers import tensors_held
@@ -85,6 +86,11 @@ class WeightCopy:
         return first or (self.moves >= MANY_MOVES and not self.rested and MUCH_OF_IT < self.share < 1)
 
     @property
+    def is_average(self) -> bool:
+        """Whether most moves are small ones to the weight: slow weights take in fast ones by halves, and are none."""
+        return self.moves >= MOVES and 2 * sum(0 < share < MUCH_OF_IT for share in self.shares) > len(self.shares)
+
+    @property
     def forgets(self) -> bool:
         """Whether each move has kept the same few percent of what was averaged before, and never nothing."""
         shares = [*self.shares, self.share]
@@ -105,6 +111,7 @@ class CopiesOfOne:
         self._step = self._renewals = 0
         self._used_by_hand = self._searched = False
         self._first: list[Tensor] = []  # a few numbers of each weight, before the first step
+        self.left = LeftAverages()
 
     def note_call(self, given: Iterable[Any]) -> None:
         """A function was called outside of forwards, perhaps with a weight: no copy follows one otherwise."""
@@ -138,6 +145,15 @@ class CopiesOfOne:
                 self._copies.append(WeightCopy(place, weakref.ref(value), few_coordinates(value), self._step))
         if self._copies and self._is_read(self._step):
             self._read(networks)
+
+    def after_step(self) -> None:
+        """A step is over."""
+        if any(copy.is_average for copy in self._copies):
+            self.left.after_step(self._weights)
+
+    def after_evaluation(self) -> None:
+        """A step is about to begin after an evaluation: perhaps from an average, in place of the weights."""
+        self.left.before_step(self._weights, [copy for copy in self._copies if copy.is_average])
 
     def steps_to_read(self) -> int:
         """How many steps come before the next one at which copies are read."""
@@ -334,6 +350,20 @@ class MovingAverages(Observer):
         # By identity: a network may have no hash, or compare in a way of its own.
         self._networks: weakref.WeakValueDictionary[int, nn.Module] = weakref.WeakValueDictionary()
         self._mixtures = OwnMixtures()
+        self._evaluated = False  # whether a forward in evaluation came since the last step
+
+    def on_forward(self, module: nn.Module, training: bool) -> None:
+        """A forward without a graph, or in evaluation mode, may be that of an average."""
+        self._evaluated |= not training or not torch.is_grad_enabled()
+
+    def after_step(self, optimizer: Optimizer) -> None:
+        """The weights are where the step has led them."""
+        self._evaluated = False
+        copies = self._copies.get(optimizer)
+        if copies is not None:
+            copies.after_step()
+
+    count_step = after_step
 
     def on_look(self, call: ForwardEvent) -> None:
         """A network is in use."""
@@ -357,6 +387,8 @@ class MovingAverages(Observer):
             self._visited += 1
             copies = self._copies[optimizer] = CopiesOfOne(optimizer)
         if copies is not None:
+            if self._evaluated:
+                copies.after_evaluation()
             copies.before_step(self._observes, [*self._networks.values()])
 
     def may_count(self) -> int:
@@ -375,6 +407,7 @@ class MovingAverages(Observer):
         unmoved |= dict.fromkeys(self._mixtures.evidence(copies.addresses()) for copies in self._copies.values())
         fast = dict.fromkeys(copies.too_fast() for copies in self._copies.values())
         return [
+            *(one for copies in self._copies.values() for one in copies.left.findings()),
             *(as_fault(Code.WEIGHTS, "average moves away from the weights", text) for text in texts if text),
             *(as_fault(Code.WEIGHTS, "average never moves", text) for text in unmoved if text),
             *(

@@ -17,8 +17,11 @@ from rislab.checkup.rules import Code
 
 # Methods of networks, optimisers, schedulers and losses that do nothing until they are called.
 METHODS = ("eval", "train", "zero_grad", "step", "backward")
-# Functions that give a new tensor, and leave the gradient as it is.
-OUT_OF_PLACE = ("clamp", "clip", "div", "mul", "nan_to_num")
+# Functions that give a new tensor, and leave the gradient, or the numbers of a weight, as they are; and those that may
+# follow them, while others than tensors may have them too.
+OUT_OF_PLACE = ("clamp", "clip", "div", "lerp", "mul", "nan_to_num")
+FOLLOWING = (*OUT_OF_PLACE, "add", "sub")
+KEPT = {"grad": "the gradient stays as it is", "data": "the tensor stays as it is"}
 # So many forwards without gradients, steps and backwards tell which lines of a file run.
 EVENTS = 240
 
@@ -57,7 +60,8 @@ class IdleStatements(Observer):
             # Nothing follows the last expressions of a file, and a notebook shows them.
             while body and isinstance(body[-1], ast.Expr):
                 body = body[:-1]
-            for node in _that_ran(body, lines):
+            ran = [*_that_ran(body, lines)]
+            for node in [*ran, *(one for function in _called(tree, ran) for one in _always(function.body))]:
                 if text := _idle(node.value):
                     where = f"{name}:{node.lineno}"
                     results.append(as_fault(Code.LOSSES, "statement that does nothing", text, where))
@@ -78,6 +82,28 @@ def _that_ran(body: list[ast.stmt], lines: set[int]) -> Iterator[ast.Expr]:
                 yield from _that_ran(part, lines)
 
 
+def _called(tree: ast.AST | None, ran: list[ast.Expr]) -> list[ast.FunctionDef]:
+    """Functions and methods of a file that statements call which ran, of a name that no other has; none that ran."""
+    functions = [one for one in ast.walk(tree) if isinstance(one, ast.FunctionDef)] if tree is not None else []
+    names = {last_word(one.value.func) for one in ran if isinstance(one.value, ast.Call)}
+    inside = {id(one) for one in ran}
+    alone = [one for one in functions if one.name in names and sum(one.name == other.name for other in functions) == 1]
+    return [one for one in alone if not any(id(part) in inside for part in ast.walk(one))]
+
+
+def _always(body: list[ast.stmt]) -> Iterator[ast.Expr]:
+    """The expressions among statements that run whenever the first does, and where something is there at all."""
+    for node in body:
+        if isinstance(node, ast.Expr):
+            yield node
+        test = node.test if isinstance(node, ast.If) and not node.orelse else None
+        there = isinstance(test, ast.Compare) and isinstance(test.ops[0], ast.IsNot)
+        if isinstance(node, ast.For | ast.With) or (isinstance(node, ast.If) and there):
+            yield from _always(node.body)
+        if any(isinstance(one, ast.Return | ast.Raise | ast.Continue | ast.Break) for one in ast.walk(node)):
+            return
+
+
 def _idle(node: ast.expr) -> str:
     """What an expression fails to do, "" if it may do something."""
     if isinstance(node, ast.Attribute) and node.attr in METHODS:
@@ -85,10 +111,18 @@ def _idle(node: ast.expr) -> str:
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div | ast.Mult):
         word = last_word(node.left)
         return f"the result of {ast.unparse(node)} is not kept" if "loss" in word.lower() or word == "lr" else ""
-    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute) or node.func.attr not in OUT_OF_PLACE:
+    inner = node
+    while _is_method(inner, FOLLOWING) and _is_method(inner.func.value, FOLLOWING):  # type: ignore[attr-defined]
+        inner = inner.func.value  # type: ignore[attr-defined]
+    if not isinstance(inner, ast.Call) or not isinstance(inner.func, ast.Attribute):
         return ""
-    of_torch = last_word(node.func.value) == "torch"
-    changed = next(iter(node.args), None) if of_torch else node.func.value
-    if changed is None or last_word(changed) != "grad" or any(one.arg == "out" for one in node.keywords):
+    of_torch = last_word(inner.func.value) == "torch"
+    changed = next(iter(inner.args), None) if of_torch else inner.func.value
+    word = "" if changed is None else last_word(changed)
+    if inner.func.attr not in OUT_OF_PLACE or word not in KEPT or any(one.arg == "out" for one in inner.keywords):
         return ""
-    return f"{ast.unparse(node)} gives a new tensor, which is not kept: the gradient stays as it is"
+    return f"{ast.unparse(node)} gives a new tensor, which is not kept: {KEPT[word]}"
+
+
+def _is_method(node: ast.expr, names: tuple[str, ...]) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in names

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import inspect
 from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -25,6 +27,8 @@ LARGE, TIMES = 5e-3, 4
 RATES = ("lr", "learning_rate", "learningrate", "init_lr", "base_lr")
 # So many rates that no group has are no memory of the first one.
 WRITTEN = 2
+# Rates of groups that differ by so much were chosen; so many steps at one rate are no accident.
+CHOSEN, STEPS = 1.5, 8
 
 
 class OptimizerArguments(Observer):
@@ -86,6 +90,60 @@ class OptimizerArguments(Observer):
 
     def findings(self) -> list[Finding]:
         return self._findings
+
+
+@dataclass
+class _Groups:
+    """The groups of an optimiser."""
+
+    rates: list[float]  # that each was made with
+    steps: int = 0  # at one rate for all
+    differ: bool = False  # whether they ever did at a step
+    where: str = ""  # file and line of a step
+    evidence: str = ""
+    cyclic: bool = False  # whether a schedule of torch writes the rates that it was given
+
+    @property
+    def chosen(self) -> bool:
+        return min(self.rates) > 0 and max(self.rates) >= CHOSEN * min(self.rates)
+
+
+class GroupRates(Observer):
+    """Compares the rates that groups were made with and those that steps are taken at."""
+
+    def __init__(self) -> None:
+        self._groups: WeakKeyDictionary[Optimizer, _Groups] = WeakKeyDictionary()
+        self._known: list[_Groups] = []  # of optimisers that have stepped, and may be gone
+
+    def on_group(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        optimizer, group = args[0], next(iter((*args[1:], *kwargs.values())), None)
+        rate = group.get("lr", optimizer.defaults.get("lr")) if isinstance(group, dict) else None
+        self._groups.setdefault(optimizer, _Groups([])).rates.append(0.0 if rate is None else float(rate))
+
+    def before_step(self, optimizer: Optimizer, closure: bool) -> None:
+        groups = self._groups.get(optimizer)
+        if groups is None or groups.differ or len(groups.rates) < 2 or not groups.chosen:
+            return
+        if not groups.steps:
+            self._known.append(groups)
+        now = {float(group.get("lr") or 0) for group in optimizer.param_groups}
+        groups.steps, groups.differ = groups.steps + 1, len(now) > 1
+        if groups.steps == STEPS:
+            groups.where, groups.cyclic = caller()[0], any("max_lr" in group for group in optimizer.param_groups)
+            groups.evidence = f"{len(groups.rates)} groups of {type(optimizer).__name__} were made with rates from "
+            groups.evidence += f"{min(groups.rates):.3g} to {max(groups.rates):.3g}, and all steps were taken at one "
+            groups.evidence += f"rate for all, {next(iter(now)):.3g} at step {STEPS}"
+
+    def findings(self) -> list[Finding]:
+        # A search for a rate may step on an optimiser of its own.
+        used = [groups.rates for groups in self._known if groups.differ]
+        overwritten = [one for one in self._known if one.evidence and not one.differ and one.rates not in used]
+        return [
+            (as_warning if one.cyclic else as_fault)(
+                Code.LEARNING_RATE, "one rate for all groups", one.evidence, one.where
+            )
+            for one in overwritten[:1]
+        ]
 
 
 def _rate_as_decay(kind: str, stack: tuple[str, ...]) -> str:

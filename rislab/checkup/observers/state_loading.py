@@ -65,7 +65,11 @@ class OwnWeights(Observer):
         first = next((value for value in named.values() if is_readable(value)), None)
         names = [*named, *(name for name, _ in nn.Module.named_buffers(module))]
         where, frames = caller()
-        if state and first is not None and not any(name in state for name in names) and where in frames[:1]:
+        if first is not None and not any(name in state for name in names) and where in frames[:1]:
+            if not state:
+                text = f"the state that {type(module).__name__} was given for its {len(names)} names is empty"
+                self._unfit.append((module, few_coordinates(first), text, where, False))
+                return
             text = (
                 f"of {len(names)} names of {type(module).__name__}, as {names[0]}, none is among the {len(state)} of "
             )

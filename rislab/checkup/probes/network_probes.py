@@ -15,7 +15,16 @@ from rislab.checkup.observers.token_targets import TARGETS
 from rislab.checkup.probes.batch_softmax import own_weights
 from rislab.checkup.probes.network_copies import copy_network
 from rislab.checkup.probes.probe_batches import exchange, map_leaves, tensors_in
-from rislab.checkup.probes.sample_mixing import SAME, Arguments, Mixing, Run, find_mixing, state_of, why_meant
+from rislab.checkup.probes.sample_mixing import (
+    SAME,
+    Arguments,
+    Mixing,
+    Run,
+    by_place,
+    find_mixing,
+    state_of,
+    why_meant,
+)
 from rislab.checkup.probes.seeds import one_seed
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.trace import precision_of
@@ -24,6 +33,9 @@ from rislab.errors import error_text
 
 MIXED = "the samples of a batch are mixed"
 OVER_THE_BATCH = "normalised over the batch"
+# Layers that take their first dimension for times unless they are told otherwise; places that are no ensemble.
+SEQUENCES = (nn.RNNBase, nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
+PLACES = 8
 NAMES = {"all": OVER_THE_BATCH, "most": OVER_THE_BATCH} | dict.fromkeys(
     ("others", "some", "following", "fading", "place"), MIXED
 )
@@ -37,8 +49,8 @@ def network_probes(
     Evaluated twice on one input it must answer the same: a fault. Answers that change with the other samples of the
     batch are a warning, and only where nothing speaks for that they are meant to; so is an input that changes none.
     They are a fault where no batch is mixed on purpose like that: by a view that takes several samples for one, or by
-    weights that are normalised over the samples, and used within one; and where a recurrence runs along samples that
-    are `shuffled`.
+    weights that are normalised over the samples, and used within one; and where samples that are `shuffled`, each a
+    sequence, are taken for times by a layer of torch, or where each place among them has answers of its own.
     """
     arguments = _detached((args, named or {}))
     with one_seed(0), torch.no_grad():
@@ -59,12 +71,48 @@ def network_probes(
                 return _unused_inputs(model, arguments)
             text, where = own_weights(run, arguments, mixing.samples) if mixing.kind in ("all", "most") else ("", "")
             evidence = f"{described(mixing)}; {text}" if text else described(mixing)
-            along = shuffled and mixing.kind in ("following", "fading")
-            evidence += ", whose samples a loader has shuffled" if along else ""
-            kind = as_fault if text or mixing.scrambled or along else as_warning
+            random = shuffled and (
+                _samples_are_times(copied, run, arguments, mixing)
+                if mixing.kind in ("following", "fading")
+                else mixing.kind == "place" and _each_place_differs(run, arguments, mixing.samples)
+            )
+            evidence += ", whose samples a loader has shuffled" if random else ""
+            kind = as_fault if text or mixing.scrambled or random else as_warning
             return [kind(Code.INDEPENDENCE, NAMES[mixing.kind], evidence, where)]
         except Exception as error:
             return [not_tried(Code.INDEPENDENCE, error)]
+
+
+def _samples_are_times(copied: nn.Module, run: Run, arguments: Arguments, mixing: Mixing) -> bool:
+    """Whether a layer of torch that wants times first was given samples there, each of them several places long.
+
+    A network that remembers the samples of an episode runs along them on purpose: they come to it one by one.
+    """
+    shapes: list[torch.Size] = []
+
+    def note(module: nn.Module, args: tuple[Any, ...]) -> None:
+        if not getattr(module, "batch_first", False) and args and isinstance(args[0], Tensor):
+            shapes.append(args[0].shape)
+
+    handles = [one.register_forward_pre_hook(note) for one in copied.modules() if isinstance(one, SEQUENCES)]
+    try:
+        run(arguments)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return any(len(shape) == 3 and shape[0] == mixing.samples and shape[1] > 1 for shape in shapes)
+
+
+def _each_place_differs(run: Run, arguments: Arguments, samples: int) -> bool:
+    """Whether one sample at all places has another answer at each; members of an ensemble answer at several alike."""
+
+    def filled(leaf: Any) -> Any:
+        whole = isinstance(leaf, Tensor) and leaf.dim() and len(leaf) == samples
+        return leaf[:1].expand_as(leaf).clone() if whole else leaf
+
+    tables = [by_place(value, 0, samples) for value in tensors_in(run(map_leaves(arguments, filled))).values()]
+    rows = [value.double().round(decimals=6) for value in tables if value is not None and not value.is_complex()]
+    return samples >= PLACES and any(len(value.unique(dim=0)) == samples for value in rows)
 
 
 def _unused_inputs(model: nn.Module, arguments: Arguments) -> list[Finding]:

@@ -127,6 +127,10 @@ def _attention(network: nn.Module, arguments: Arguments) -> list[Finding]:
         if any(_is_inverse(given, places) for places in padded):
             text = f"the mask of {function} leaves out each place that holds something, and none of the padding"
             return [as_fault(Code.ARGUMENTS, "attention to padding alone", text, where)]
+        if any(_is_over_queries(given, places) for places in padded):
+            text = f"the scores that {function} is given leave out all keys of each place that is padding, and no key "
+            text += "of the others: what they attend to holds the padding"
+            return [as_fault(Code.ARGUMENTS, "mask over the queries", text, where)]
     return []
 
 
@@ -151,6 +155,15 @@ def _is_inverse(left_out: Tensor, padded: Tensor) -> bool:
     # A key is left out of a row if no head and no query takes it in; heads may stand beside each other.
     by_row = left_out.reshape(rows, -1, width).all(1)
     return int(some.sum()) >= LENGTHS and torch.equal(by_row[some], ~padded[some])
+
+
+def _is_over_queries(left_out: Tensor, padded: Tensor) -> bool:
+    """Whether a mask over queries and keys leaves out all keys where the query is padding, and none elsewhere."""
+    rows, width = padded.shape
+    if left_out.dim() < 3 or tuple(left_out.shape[-2:]) != (width, width) or left_out.shape[0] != rows:
+        return False
+    expected = padded.reshape(rows, *[1] * (left_out.dim() - 3), width, 1)
+    return int(padded.any(1).sum()) >= LENGTHS and torch.equal(left_out, expected.expand_as(left_out))
 
 
 class _Masks(TorchFunctionMode):

@@ -141,6 +141,9 @@ class Observer:
     def on_scaler_update(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """GradScaler.update() begins."""
 
+    def on_group(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Optimizer.add_param_group() begins; an optimiser that is made calls it for each of its groups."""
+
     def on_checkpoint(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """torch.utils.checkpoint.checkpoint() begins."""
 

@@ -21,6 +21,7 @@ from torch.compiler import is_compiling
 from torch.distributions import Bernoulli, Categorical, Normal
 from torch.nn import functional
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.optimizer import Optimizer
 from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
@@ -75,6 +76,7 @@ CALLS: dict[str, tuple[tuple[Any, str], ...]] = {
     "on_schedule": ((LRScheduler, "step"),),
     "on_plateau": ((ReduceLROnPlateau, "step"),),
     "on_scaler_update": ((GradScaler, "update"),),
+    "on_group": ((Optimizer, "add_param_group"),),
     "on_checkpoint": ((torch.utils.checkpoint, "checkpoint"),),
     "on_sample": tuple((kind, "sample") for kind in _KINDS),
     "on_log_prob": tuple((kind, "log_prob") for kind in _KINDS),
