@@ -28,6 +28,7 @@ from rislab.checkup.observers.class_weights import ClassWeights
 from rislab.checkup.observers.constant_terms import ConstantTerms
 from rislab.checkup.observers.drawn_samples import DrawnSamples, LoweredEntropies
 from rislab.checkup.observers.early_ticks import EarlyTicks
+from rislab.checkup.observers.evaluated_logits import EvaluatedLogits
 from rislab.checkup.observers.frozen import FrozenTensors
 from rislab.checkup.observers.gradient_use import GradientUse
 from rislab.checkup.observers.graph_patterns import GraphPatterns
@@ -275,6 +276,7 @@ def standard_observers() -> list[Observer]:
         FrozenTensors(),
         Checkpoints(),
         LossArguments(),
+        EvaluatedLogits(),
         RowOrders(),
         OneClass(),
         InputChanges(),

@@ -44,3 +44,28 @@ def test_a_perturbation_is_undone(kind: str) -> None:
                         one.sub_(move)
     found = [one.severity for one in process.findings() if one.name == "perturbation never undone"]
     assert found == ["fault"] * (kind == "never undone")
+
+
+def test_sparse_gradients_are_looked_at_as_well() -> None:
+    table = nn.Embedding(20, 3, sparse=True)
+    optimizer = torch.optim.SparseAdam(table.parameters(), lr=0.01)
+    with ProcessWatch() as process:
+        for _ in range(4):
+            optimizer.zero_grad()
+            table(torch.randint(0, 20, (8,))).square().mean().backward()
+            optimizer.step()
+    assert not [one for one in process.findings().unjudged if "Perturbations" in one.evidence]
+
+
+def test_weights_that_take_another_shape_are_no_error() -> None:
+    network = nn.Linear(6, 2)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
+    with ProcessWatch() as process:
+        for step in range(6):
+            if step == 2:
+                network.weight.data, network.bias.data = torch.randn(3, 6), torch.zeros(3)
+                optimizer.zero_grad()
+            network(torch.randn(4, 6)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert not [one for one in process.findings().unjudged if "Perturbations" in one.evidence]

@@ -49,7 +49,9 @@ class Perturbations(Observer):
     def on_forward(self, module: nn.Module, training: bool) -> bool:
         if self._begins and self._weights and training and torch.is_grad_enabled():
             now = self._read()
-            if self._start is not None and self._steps is not None and self._gradient is not None:
+            # Weights may be put into other shapes, or out of memory for a while.
+            sizes = {None if one is None else len(one) for one in (now, self._start, self._steps, self._gradient)}
+            if self._start is not None and self._steps is not None and len(sizes) == 1:
                 self._judge(now - self._start - self._steps)
             self._start, self._steps, self._gradient = now, None, None
             self._backwards, self._inputs, self._begins = 0, [], False
@@ -64,7 +66,9 @@ class Perturbations(Observer):
         if self._start is not None and not self._begins:
             self._backwards += 1
             if self._backwards == 1:
-                grads = [torch.zeros_like(value) if value.grad is None else value.grad for value in self._weights]
+                dense = [one.grad if one.grad is not None and is_readable(one.grad) else None for one in self._weights]
+                pairs = zip(dense, self._weights, strict=True)
+                grads = [torch.zeros_like(weight) if grad is None else grad for grad, weight in pairs]
                 self._gradient = torch.cat([few_coordinates(value) for value in grads])
         return self._over()
 
@@ -75,11 +79,17 @@ class Perturbations(Observer):
 
     def after_step(self, optimizer: Optimizer) -> bool:
         if self._before is not None:
-            done = self._read() - self._before
-            self._steps = done if self._steps is None else self._steps + done
-            self._before = None
+            now, before, self._before = self._read(), self._before, None
+            if len(now) == len(before) == len(self._before_steps(before)):
+                self._steps = self._before_steps(before) + (now - before)
+            else:
+                self._start = None
         self._begins = True
         return self._over()
+
+    def _before_steps(self, like: Tensor) -> Tensor:
+        """What the steps of the window have done so far."""
+        return torch.zeros_like(like) if self._steps is None else self._steps
 
     def may_count(self) -> int:
         """While there is something to look at, each window is."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping
-from itertools import pairwise, takewhile
+from itertools import groupby, pairwise, takewhile
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.optimizer import Optimizer
+from torch.utils.data import RandomSampler
 
 from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.observers.loss_arguments import loss_arguments
@@ -22,6 +24,8 @@ from rislab.checkup.rules import Code
 
 # Settings of one seed after which training began with the same numbers, and that are no accident.
 SETTINGS = 3
+# Passes in one random order that are a fault; classes that come one after another, and as often in one order.
+PASSES, CLASSES, ROUNDS = 4, 3, 3
 # Steps whose targets are looked at, the fewest that tell anything, samples of each, and the share of one class.
 LOOKED, STEPS, SAMPLES, SHARE = 64, 6, 8, 0.8
 # Epochs that print the same, one after another.
@@ -37,18 +41,25 @@ class RepeatedSeeds(Observer):
         self._begun: list[bytes] = []  # those with the last state
         self._drawn = False  # whether numbers were drawn between a forward and the next setting of the seed
         self._last = b""
-        self._stepped = False
+        self._stepped = self._shuffles = False
+        self._orders: Counter[tuple[int, str]] = Counter()  # that a loader drew after the seed was set
 
     def on_seed(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if self._stepped:
             self._drawn |= bool(self._last) and _state() != self._last
-            self._set = int(next(iter((*args, *kwargs.values())))), caller()[0]
+            self._set, self._shuffles = (int(next(iter((*args, *kwargs.values())))), caller()[0]), False
+
+    def on_pass(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """A loader without a generator of its own draws its order from the seed that was set."""
+        sampler = args[0].sampler
+        self._shuffles |= isinstance(sampler, RandomSampler) and sampler.generator is None and args[0].generator is None
 
     def on_forward(self, module: nn.Module, training: bool) -> None:
         """The first forward of training after a seed was set."""
         if self._set is None or not training or not torch.is_grad_enabled():
             return
         key, self._set = self._set, None
+        self._orders[key] += self._shuffles
         states = self._states.setdefault(key, [])
         self._last = _state()
         if len(states) < LOOKED:
@@ -58,6 +69,7 @@ class RepeatedSeeds(Observer):
     def on_optimizer(self, optimizer: Optimizer) -> None:
         """A seed that is set before another training begins is none within one."""
         self._begun, begun = [], self._begun
+        self._orders.clear()
         if begun:
             begun.pop()
 
@@ -72,7 +84,10 @@ class RepeatedSeeds(Observer):
             if len(states) >= SETTINGS and len(set(states)) == 1 and self._drawn:
                 text = f"the seed {seed} was set {len(states)} times between steps, and training went on with the same "
                 text += "random numbers each time"
-                results.append(as_warning(Code.LOSSES, "the same random numbers again", text, where))
+                orders = self._orders[seed, where]
+                text += f": a loader that shuffles drew one order, {orders} times" if orders >= PASSES else ""
+                make = as_fault if orders >= PASSES else as_warning
+                results.append(make(Code.LOSSES, "the same random numbers again", text, where))
         return results
 
 
@@ -87,6 +102,10 @@ class ClassesOfBatches(Observer):
         self._now: set[int] = set()
         self._steps: list[int] = []  # the class of each step, -1 if it had several
         self._where = ""
+        self._optimizers = 0
+
+    def on_optimizer(self, optimizer: Optimizer) -> None:
+        self._optimizers += 1
 
     def on_loss(self, call: LossEvent) -> bool:
         if len(self._steps) >= LOOKED:
@@ -116,7 +135,27 @@ class ClassesOfBatches(Observer):
         if len(self._steps) < STEPS or len(single) < SHARE * len(self._steps) or not runs:
             return []
         text = f"{len(single)} of {len(self._steps)} steps had targets of one class each, of {len(set(single))} classes"
-        return [as_warning(Code.LOSSES, "batches of one class", f"{text}: the samples are not shuffled", self._where)]
+        text += ": the samples are not shuffled"
+        rounds = self._rounds()
+        text += (
+            f"; {rounds} times the classes came one after another, each for several steps, in one order"
+            if rounds
+            else ""
+        )
+        return [(as_fault if rounds else as_warning)(Code.LOSSES, "batches of one class", text, self._where)]
+
+    def _rounds(self) -> int:
+        """How often all classes came in one order, each for some steps; 0 if a loop may have chosen them so.
+
+        Domains, and the samples of an adversary, take turns; what each client holds is learned by its own optimiser.
+        """
+        blocks = [(one, len([*steps])) for one, steps in groupby(self._steps)]
+        order = [*dict.fromkeys(self._steps)]
+        rounds = len(blocks) // max(1, len(order))
+        same = [one for one, _ in blocks] == (order * (rounds + 1))[: len(blocks)]
+        long = all(length > 1 for _, length in blocks[:-1])
+        known = self._optimizers == 1 and -1 not in order and len(order) >= CLASSES
+        return rounds if known and same and long and rounds >= ROUNDS else 0
 
 
 class EpochsWithoutSteps(Observer):
