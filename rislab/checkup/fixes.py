@@ -32,8 +32,6 @@ FIXES = {
     "one rate for all groups": "multiply the rate that each group was made with, group['initial_lr'], by a factor",
     "perturbation never undone": "subtract what was added to the weights before the step is taken",
     "averaged weights stay": "put the trained weights back after the evaluation, before the training goes on",
-    "snapshots are one": "keep copies: copy.deepcopy(model.state_dict())",
-    "average never updated": "call average.update_parameters(model) after the steps that are to be averaged",
     "axes exchanged by a view": "exchange axes by permute() or transpose(), not by view() or reshape()",
     "random inputs of evaluation": "evaluate without augmentation",
     "weights never updated": "change the weights in place, under torch.no_grad(): p -= rate * p.grad",

@@ -111,7 +111,7 @@ _OF_THE_LOOP = (
                 "requires_grad of a module", "requires_grad misspelt", "one layer in all places",
                 "tied weights come apart", "tensors of one storage", "units that stay equal", "layer of dead units",
                 "weights set back", "weights made in the forward",
-                "perturbation never undone", "averaged weights stay", "snapshots are one", "average never updated"),
+                "perturbation never undone", "averaged weights stay"),
         reference=f"{DOCS}optim.html#constructing-it",
     ),
     Rule(

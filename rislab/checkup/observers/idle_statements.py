@@ -21,7 +21,7 @@ METHODS = ("eval", "train", "zero_grad", "step", "backward")
 # follow them, while others than tensors may have them too.
 OUT_OF_PLACE = ("clamp", "clip", "div", "lerp", "mul", "nan_to_num")
 FOLLOWING = (*OUT_OF_PLACE, "add", "sub")
-KEPT = {"grad": "the gradient stays as it is", "data": "the tensor stays as it is"}
+UNCHANGED = {"grad": "the gradient stays as it is", "data": "the tensor stays as it is"}
 # So many forwards without gradients, steps and backwards tell which lines of a file run.
 EVENTS = 240
 
@@ -119,9 +119,9 @@ def _idle(node: ast.expr) -> str:
     of_torch = last_word(inner.func.value) == "torch"
     changed = next(iter(inner.args), None) if of_torch else inner.func.value
     word = "" if changed is None else last_word(changed)
-    if inner.func.attr not in OUT_OF_PLACE or word not in KEPT or any(one.arg == "out" for one in inner.keywords):
+    if inner.func.attr not in OUT_OF_PLACE or word not in UNCHANGED or any(one.arg == "out" for one in inner.keywords):
         return ""
-    return f"{ast.unparse(node)} gives a new tensor, which is not kept: {KEPT[word]}"
+    return f"{ast.unparse(node)} gives a new tensor, which is not kept: {UNCHANGED[word]}"
 
 
 def _is_method(node: ast.expr, names: tuple[str, ...]) -> bool:

@@ -52,7 +52,7 @@ class Perturbations(Observer):
             # Weights may be put into other shapes, or out of memory for a while.
             sizes = {None if one is None else len(one) for one in (now, self._start, self._steps, self._gradient)}
             if self._start is not None and self._steps is not None and len(sizes) == 1:
-                self._judge(now - self._start - self._steps)
+                self._compare(now - self._start - self._steps)
             self._start, self._steps, self._gradient = now, None, None
             self._backwards, self._inputs, self._begins = 0, [], False
         return self._over()
@@ -95,7 +95,7 @@ class Perturbations(Observer):
         """While there is something to look at, each window is."""
         return 0 if self._weights and not self._over() else super().may_count()
 
-    def _judge(self, rest: Tensor) -> None:
+    def _compare(self, rest: Tensor) -> None:
         """What moved the weights besides the steps of a window."""
         assert self._start is not None and self._gradient is not None
         self._windows += 1

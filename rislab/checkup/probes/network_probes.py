@@ -107,8 +107,8 @@ def _each_place_differs(run: Run, arguments: Arguments, samples: int) -> bool:
     """Whether one sample at all places has another answer at each; members of an ensemble answer at several alike."""
 
     def filled(leaf: Any) -> Any:
-        whole = isinstance(leaf, Tensor) and leaf.dim() and len(leaf) == samples
-        return leaf[:1].expand_as(leaf).clone() if whole else leaf
+        of_samples = isinstance(leaf, Tensor) and leaf.dim() and len(leaf) == samples
+        return leaf[:1].expand_as(leaf).clone() if of_samples else leaf
 
     tables = [by_place(value, 0, samples) for value in tensors_in(run(map_leaves(arguments, filled))).values()]
     rows = [value.double().round(decimals=6) for value in tables if value is not None and not value.is_complex()]
