@@ -45,15 +45,19 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def needed(names: list[str]) -> dict[str, Distribution]:
-    """Distributions that these packages bring, themselves included, without extras."""
+    """Distributions that these packages bring, themselves included, with the extras that they ask of each other."""
     known: dict[str, Distribution] = {}
-    while names:
-        name = re.sub(r"[-_.]+", "-", names.pop()).lower()
-        if name in known:
+    visited, waiting = set(), [(name, "") for name in names]
+    while waiting:
+        name, extra = waiting.pop()
+        name = re.sub(r"[-_.]+", "-", name).lower()
+        if (name, extra) in visited:
             continue
+        visited.add((name, extra))
         known[name] = distribution(name)
         wanted = [Requirement(line) for line in known[name].requires or []]
-        names += [one.name for one in wanted if one.marker is None or one.marker.evaluate({"extra": ""})]
+        wanted = [one for one in wanted if one.marker is None or one.marker.evaluate({"extra": extra})]
+        waiting += [(one.name, each) for one in wanted for each in ("", *one.extras)]
     return known
 
 
