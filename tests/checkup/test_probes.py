@@ -512,6 +512,8 @@ def test_layers_that_are_not_registered_are_found() -> None:
     assert "tensors that no optimiser holds" in names(probed(model, only=["P5"]), "warning")
     of_all = torch.optim.Adam([*model.parameters(), *model.hidden[0].parameters()])
     assert names(probed(model, optimizer=of_all, only=["P5"]), "warning") == []
+    attacked = [(x + torch.zeros(6, requires_grad=True), y) for x, y in batches()]
+    assert names(probed(data=attacked, only=["P5"]), "warning") == []
 
 
 class NextToken(nn.Module):

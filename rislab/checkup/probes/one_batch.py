@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rislab.checkup.findings import Finding, as_fault, as_note, as_warning, listed
 from rislab.checkup.probes.loss_probe import descend, observe_loss
-from rislab.checkup.probes.probe_batches import tensors_in
+from rislab.checkup.probes.probe_batches import map_leaves, tensors_in
 from rislab.checkup.probes.probe_target import ProbeTarget
 from rislab.checkup.recording.loss_graph import tensors_behind
 from rislab.checkup.recording.optimizers import tensors_held
@@ -50,9 +50,11 @@ def one_batch_by_heart(target: ProbeTarget) -> list[Finding]:
 
 def _unregistered(target: ProbeTarget) -> list[Finding]:
     """A warning of trainable tensors that answers depend on, and that neither network nor optimiser holds."""
-    model, inputs = target.copy(), target.data[0][0]
-    own = {id(value) for value in (*model.parameters(), *tensors_in(inputs).values())}
-    nodes = [value.grad_fn for value in tensors_in(target.apply(model, target.data[0])).values()]
+    model, (inputs, truth) = target.copy(), target.data[0]
+    # An input may carry a graph, as that of an attack does.
+    inputs = map_leaves(inputs, lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf)
+    own = set(map(id, model.parameters()))
+    nodes = [value.grad_fn for value in tensors_in(target.apply(model, (inputs, truth))).values()]
     behind = [value for node in nodes if node is not None for value in tensors_behind(node)]
     loose = {id(value): value for value in behind if value is not None and id(value) not in own}
     registered = set(map(id, target.model.parameters()))
