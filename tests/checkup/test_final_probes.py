@@ -235,6 +235,19 @@ def test_targets_that_are_given_to_the_network_by_place_are_none_of_its_inputs(c
     assert names == ([] if causal else ["the target is visible in the input"])
 
 
+def severities_of_mixing(
+    model: nn.Module, data: torch.utils.data.Dataset[Any], batch_size: int, shuffle: bool
+) -> list[str]:
+    """Of what is found of samples that are mixed, after one pass over a loader."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    with ProcessWatch() as process:
+        for x, y in torch.utils.data.DataLoader(data, batch_size=batch_size, shuffle=shuffle):
+            optimizer.zero_grad()
+            functional.mse_loss(model(x), y).backward()
+            optimizer.step()
+    return [one.severity for one in process.findings() if one.name == "the samples of a batch are mixed"]
+
+
 class AlongTheBatch(nn.Module):
     """An LSTM that takes the first dimension for time, and is given samples there, or time as it asks for."""
 
@@ -253,16 +266,9 @@ class AlongTheBatch(nn.Module):
 def test_a_recurrence_along_shuffled_samples_is_a_fault(turned: bool, shuffle: bool, expected: str) -> None:
     torch.manual_seed(0)
     model = AlongTheBatch(turned)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     # As many samples as times.
     data = torch.utils.data.TensorDataset(torch.randn(32, 8, 3), torch.randn(32, 1))
-    with ProcessWatch() as process:
-        for x, y in torch.utils.data.DataLoader(data, batch_size=8, shuffle=shuffle):
-            optimizer.zero_grad()
-            functional.mse_loss(model(x), y).backward()
-            optimizer.step()
-    found = [one.severity for one in process.findings() if one.name == "the samples of a batch are mixed"]
-    assert found == [expected] * bool(expected)
+    assert severities_of_mixing(model, data, 8, shuffle) == [expected] * bool(expected)
 
 
 class Episode(nn.Module):
@@ -290,15 +296,8 @@ class Episode(nn.Module):
 def test_a_memory_and_an_ensemble_may_take_shuffled_samples_by_their_places(kind: str, severity: str) -> None:
     torch.manual_seed(0)
     model = Episode(kind)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     data = torch.utils.data.TensorDataset(torch.randn(48, 3), torch.randn(48, 1))
-    with ProcessWatch() as process:
-        for x, y in torch.utils.data.DataLoader(data, batch_size=16, shuffle=True):
-            optimizer.zero_grad()
-            functional.mse_loss(model(x), y).backward()
-            optimizer.step()
-    found = [one.severity for one in process.findings() if one.name == "the samples of a batch are mixed"]
-    assert found == [severity]
+    assert severities_of_mixing(model, data, 16, shuffle=True) == [severity]
 
 
 class Carrying(nn.Module):

@@ -38,12 +38,11 @@ class EvaluatedLogits(Observer):
         if given is None or not isinstance(given[0], Tensor) or given[0].numel() < 2:
             return self._refuted
         logits = given[0].detach()
-        inside = (logits > 0) & (logits < 1)
         if torch.is_grad_enabled():
             if self._looks.wanted(call.function):
-                self._trained, self._outside = self._network, 1 - float(inside.double().mean())
+                self._trained, self._outside = self._network, 1 - float(_inside(logits).double().mean())
         elif self._network == self._trained:
-            self._refuted |= not bool(inside.all())
+            self._refuted |= not bool(_inside(logits).all())
             self._calls, self._numbers = self._calls + 1, self._numbers + logits.numel()
             self._spread = float(logits.double().std())
             self._where = self._where or caller()[0]
@@ -54,7 +53,10 @@ class EvaluatedLogits(Observer):
         if self._refuted or not enough or self._outside < SHARE:
             return []
         text = f"all {self._numbers} numbers that binary_cross_entropy_with_logits() was given in {self._calls} "
-        text += (
-            f"evaluations lie between 0 and 1, and {self._outside:.0%} of those that it was given in training do not"
-        )
+        text += f"evaluations lie between 0 and 1, and {self._outside:.0%} of those of the training do not"
         return [as_fault(Code.ARGUMENTS, "probabilities where logits belong", text, self._where)]
+
+
+def _inside(logits: Tensor) -> Tensor:
+    """Which of them may be probabilities."""
+    return (logits > 0) & (logits < 1)
