@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +20,7 @@ COLUMNS = ("severity", "code", "what", "numbers", "where", "how to fix", "read o
 # Columns that are shown even if they are empty.
 ALWAYS = 4
 UNJUDGED = "not judged"
+PLACE = re.compile(r"(\S+):(\d+)")
 # They speak of what came after the last step: of a loop that was broken off, nothing could come.
 OF_THE_END = (
     "tail never stepped", "step in a branch never taken", "loop tail in a branch never taken",
@@ -113,6 +116,12 @@ class Findings(list[Finding]):
         start = folder.rstrip(os.sep) + os.sep
         return Findings(replace(finding, where=finding.where.removeprefix(start)) for finding in self)
 
+    def in_cells(self, shell: Any = None) -> Findings:
+        """The same, with places in the cells of a notebook as its tracebacks name them; see in_cells()."""
+        return Findings(
+            replace(one, evidence=in_cells(one.evidence, shell), where=in_cells(one.where, shell)) for one in self
+        )
+
     def __str__(self) -> str:
         return "\n".join(map(str, self)) if self else "nothing to report"
 
@@ -132,6 +141,29 @@ class Findings(list[Finding]):
         head, rows = self.table()
         strong = [[Html(f"<b>{severity}</b>"), *others] for severity, *others in rows]
         return html_table(head, strong, label="findings", caption=caption, row_title=COLUMNS.index("what"))
+
+
+def in_cells(text: str, shell: Any = None) -> str:
+    """A text with each "file:line" of a notebook's cell as its tracebacks name it: "Cell In[4], line 3".
+
+    Args:
+        text: any.
+        shell: of IPython; None for the one that runs. Without one the text stays as it is.
+    """
+    if shell is None and (ipython := sys.modules.get("IPython")) is not None:
+        shell = ipython.get_ipython()
+    if shell is None:
+        return text
+
+    def named(place: re.Match[str]) -> str:
+        cell = shell.compile.format_code_name(place[1])
+        if cell is None:
+            return place[0]
+        # A cell that a magic runs counts as the next one.
+        count = len(shell.history_manager.input_hist_parsed) - 1
+        return f"{cell[0]} {cell[1].replace(f'[{shell.execution_count}]', f'[{count}]')}, line {place[2]}"
+
+    return PLACE.sub(named, text)
 
 
 def is_unjudged(finding: Finding) -> bool:

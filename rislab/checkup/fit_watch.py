@@ -214,7 +214,7 @@ class FitWatch:
         assert watch is not None
         atexit.unregister(self.abandon)
         failed, crashed = error is not None, isinstance(error, Exception)
-        findings = watch.last_findings(error, failed=failed, crashed=crashed).relative_to(os.getcwd())
+        findings = watch.last_findings(error, failed=failed, crashed=crashed).in_cells().relative_to(os.getcwd())
         # After an exception the other processes may be gone.
         self.findings = findings if failed else of_all_ranks(findings)
         if _rank() == 0:

@@ -242,7 +242,7 @@ class Watch:
             reported: the training losses that the loop reported, one an epoch; None if they are not to be judged.
         """
         findings = with_others(diagnose(self.trace, self.declared, reported), self._observers)
-        return Findings([*findings, *self._failures])
+        return Findings([*findings, *self._failures]).in_cells()
 
 
 def _of_accelerator(accelerator: Any, size: int | None, scaler: Any) -> tuple[int, Any]:

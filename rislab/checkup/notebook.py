@@ -86,6 +86,7 @@ def load_ipython_extension(shell: Any) -> None:
 
 def _watched(shell: Any, cell: str, options: Mapping[str, Any]) -> tuple[CheckupReport | None, BaseException | None]:
     """Run a cell; returns its report, None if it could not begin, and the error that ended it, None if none did."""
+    from rislab.checkup.findings import in_cells
     from rislab.checkup.output.report import CheckupReport
     from rislab.checkup.output.silencing import silence
     from rislab.checkup.process_watch import ProcessWatch, StopWatching
@@ -116,7 +117,10 @@ def _watched(shell: Any, cell: str, options: Mapping[str, Any]) -> tuple[Checkup
     optimisers = [tracked.label() for tracked in watch.tracked if tracked.recorder.trace.taken]
     remarks = remarks_on(ending, watch.steps, watch.evaluated)
     report = CheckupReport("the cell", watch.steps, optimisers, ending.words, ending.failed, None, findings, remarks)
-    return _with_cell_names(silence(report, ""), shell), None if ending is STOPPED else error
+    report = silence(report, "")  # by comments in the lines, before these are named
+    findings = report.findings.in_cells(shell).relative_to(os.getcwd())
+    report = replace(report, findings=findings, remarks=[in_cells(remark, shell) for remark in report.remarks])
+    return report, None if ending is STOPPED else error
 
 
 class _Parser(argparse.ArgumentParser):
@@ -173,23 +177,6 @@ def _awaits(shell: Any, cell: str) -> bool:
         return bool(shell.should_run_async(cell, transformed_cell=shell.transform_cell(cell)))
     except SyntaxError:
         return False
-
-
-def _with_cell_names(report: CheckupReport, shell: Any) -> CheckupReport:
-    """The report with places in cells as tracebacks name them, and paths as seen from the working directory."""
-    from rislab.checkup.findings import Findings
-    from rislab.checkup.output.silencing import file_and_line
-
-    findings = []
-    for finding in report.findings:
-        file, line = file_and_line(finding)
-        cell = shell.compile.format_code_name(file)
-        if cell is not None:
-            # A terminal has counted on while the cell ran.
-            kind, name = cell[0], cell[1].replace(f"[{shell.execution_count}]", f"[{len(shell.user_ns['In']) - 1}]")
-            finding = replace(finding, where=f"{kind} {name}, line {line}")
-        findings.append(finding)
-    return replace(report, findings=Findings(findings).relative_to(os.getcwd()))
 
 
 def _used_by(cell: str, namespace: Mapping[str, Any]) -> list[object]:

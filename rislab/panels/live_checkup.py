@@ -127,7 +127,7 @@ class LiveCheckup:
 
 def _without_end(findings: Sequence[Any]) -> Findings:
     """Those that do not speak of what comes after the last step."""
-    return Findings(finding for finding in findings if finding.name not in OF_THE_END)
+    return Findings(finding for finding in findings if finding.name not in OF_THE_END).in_cells()
 
 
 def fed_step(step: Step, declared: Declared, loss_declared: bool) -> FedStep:

@@ -18,6 +18,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 from traitlets.config import Config
 
 import rislab
+from rislab.checkup.findings import Finding, Findings
 from rislab.checkup.notebook import WATCHING, CellError, load_ipython_extension
 from rislab.checkup.options import OPTIONS
 from rislab.checkup.output.report import CheckupReport
@@ -46,12 +47,13 @@ def train(divisor, steps=3):
 def shell(monkeypatch: pytest.MonkeyPatch) -> Iterator[InteractiveShell]:
     """A shell in which SETUP has run as the first cell."""
     monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])  # it puts its own there
-    made = InteractiveShell(config=Config(HistoryManager={"enabled": False}, colors="nocolor"))
+    made = InteractiveShell.instance(config=Config(HistoryManager={"enabled": False}, colors="nocolor"))
     load_ipython_extension(made)
     run(made, SETUP)
     yield made
     atexit.unregister(made.atexit_operations)
     made.atexit_operations()
+    InteractiveShell.clear_instance()
 
 
 def run(shell: InteractiveShell, cell: str) -> Any:
@@ -99,6 +101,68 @@ def test_lines_of_the_cell_keep_their_numbers(shell: InteractiveShell) -> None:
     ]
     run(shell, "\n".join(["%%checkup", *loop]))
     assert {one.where for one in report(shell).findings.faults} == {"Cell In[2], line 5"}
+
+
+WATCHED = """
+import rislab
+with rislab.watch(network, optimizer, accumulation_steps=4) as watch:
+    train(divisor=16)
+found = watch.findings()
+""".strip()
+DROPPED = """
+class Dropped(nn.Linear):
+    def forward(self, x):
+        return super().forward(nn.functional.dropout(x, 0.5))
+batches = [(x, y), (x + 1, y)]
+tried = rislab.probe(Dropped(4, 1), nn.functional.mse_loss, batches, only=["P11"])
+""".strip()
+
+
+def test_a_bare_watch_and_a_probe_name_cell_and_line(shell: InteractiveShell) -> None:
+    assert run(shell, WATCHED).success
+    [fault] = shell.user_ns["found"].faults
+    assert fault.name == "divided twice" and fault.where == "Cell In[1], line 13"
+    assert "Cell In[1], line 13" in str(fault) and "Cell In[1], line 13" in shell.user_ns["found"]._repr_html_()
+    assert run(shell, DROPPED).success
+    assert [one.where for one in shell.user_ns["tried"].faults] == ["Cell In[3], line 3"]
+    assert run(shell, f"%%checkup\n{WATCHED}").success
+    assert shell.user_ns["found"].faults[0].where == "Cell In[1], line 13"
+
+
+FITTED = """
+from rislab.checkup.fit_watch import FitWatch, Framework, TrainedLoop, TrainerSettings
+from rislab.checkup.recording.windows import Declared
+fit = FitWatch("train()", "print", None)
+declared = Declared(4, mean="")
+fit.begin(Framework("torch", (2, 0), (9, 9)), lambda: TrainerSettings([TrainedLoop(optimizer, network)], declared))
+train(divisor=16)
+fit.end()
+""".strip()
+
+
+def test_the_checkup_of_a_trainer_names_cell_and_line(
+    shell: InteractiveShell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(shell, FITTED).success
+    assert [one.where for one in shell.user_ns["fit"].findings.faults] == ["Cell In[1], line 13"]
+    assert "where: Cell In[1], line 13" in capsys.readouterr().out
+
+
+def test_a_place_within_the_numbers_is_named_too(shell: InteractiveShell) -> None:
+    run(
+        shell,
+        f"import inspect\ndef here():\n    return f'x at {{inspect.stack()[0].filename}}:{{3}}, on y:2, {__file__}:1'",
+    )
+    text = run(shell, "here()").result
+    finding = Finding("C1", "divided twice", "fault", text)
+    assert Findings([finding]).in_cells()[0].evidence == f"x at Cell In[2], line 3, on y:2, {__file__}:1"
+
+
+def test_a_wrong_name_in_a_comment_is_told_with_its_cell(shell: InteractiveShell) -> None:
+    run(shell, SETUP.replace("optimizer.step()", "optimizer.step()  # rislab: ignore[C99]"))
+    run(shell, "%%checkup --accumulation-steps 4\ntrain(16)")
+    [remark] = [one for one in report(shell).remarks if "C99" in one]
+    assert remark.startswith("Cell In[2], line 13: ")
 
 
 def test_the_cell_computes_what_it_computes_unwatched(shell: InteractiveShell) -> None:
@@ -245,6 +309,7 @@ def test_in_a_kernel_the_table_is_shown_and_nothing_of_the_lab_is_imported() -> 
         "%%checkup\ntrain(4)\n1 / 0",
         f"%%checkup{SETUP}",
         "%%checkup --accumulation-steps 4\ntrain(16)",
+        f"{WATCHED}\nprint(found[0].where)",
         "import sys\nprint(sorted({'plotly', 'ipywidgets', 'anywidget', 'papermill'} & set(sys.modules)))",
     ]
     notebook = new_notebook(cells=[new_code_cell(cell) for cell in cells])
@@ -261,4 +326,5 @@ def test_in_a_kernel_the_table_is_shown_and_nothing_of_the_lab_is_imported() -> 
     # A function that was made in a watched cell; the magic is line 1 there, as the empty line above is not.
     later = next(one for one in outputs[6] if one.output_type == "display_data")
     assert "Cell In[6], line 14" in later.data["text/html"]
-    assert outputs[7][0].text == "[]\n"
+    assert outputs[7][0].text == "Cell In[6], line 14\n"
+    assert outputs[8][0].text == "[]\n"

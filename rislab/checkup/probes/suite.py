@@ -98,7 +98,7 @@ def probe(
     given = ProbeTarget(model, loss, batches, train, optimizer, fresh, 1, perfect, steps, seed, scheduler, scaler)
     target = _checked(given, accumulation_steps, codes)
     with unwatched():
-        return Findings(finding for code in codes for finding in _run(Code(code), target))
+        return Findings(finding for code in codes for finding in _run(Code(code), target)).in_cells()
 
 
 def _checked(target: ProbeTarget, accumulation_steps: int | None, codes: Sequence[str]) -> ProbeTarget:
