@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from rislab.faults.story import Fix, Replay
-from rislab.plots.style import BLUE, COUNTER_STYLES, GREEN, GREY, PURPLE, VERMILLION, figure_of, template
+from rislab.plots.style import BLUE, COUNTER_STYLES, GREEN, GREY, PURPLE, VERMILLION, figure_of, patterned, template
 from rislab.training.records import Counters
 
 COUNTERS = {name: style for pair in COUNTER_STYLES.values() for name, style in pair.items()}
@@ -40,9 +40,8 @@ def _counter_bars(names: Sequence[str], counted: Sequence[Counters]) -> list[dic
     for counter, (colour, pattern) in COUNTERS.items():
         values, name = [vars(each)[counter] for each in counted], counter.replace("_", " ")
         data = {"x": list(names), "y": values, "text": [str(value) for value in values], "name": name}
-        marker = {"color": colour, "pattern": {"shape": pattern, "fillmode": "overlay"}}
         what = "%{x}<br>%{y} " + name + "<extra></extra>"
-        bars.append({**NUMBERED, **data, "marker": marker, "hovertemplate": what})
+        bars.append({**NUMBERED, **data, "marker": patterned(colour, pattern), "hovertemplate": what})
     return bars
 
 
@@ -184,8 +183,8 @@ def _first_epoch(counters: Counters) -> dict[str, Any]:
     names = [name.replace("_", "<br>") for name in COUNTERS]
     data = {"x": names, "y": values, "text": [str(value) for value in values], "xaxis": "x2", "yaxis": "y2"}
     colours, patterns = ([look[part] for look in COUNTERS.values()] for part in (0, 1))
-    marker = {"color": colours, "pattern": {"shape": patterns, "fillmode": "overlay"}}
-    return {**NUMBERED, **data, "marker": marker, "hovertemplate": "%{y} %{x}<extra></extra>", "showlegend": False}
+    look = {"marker": patterned(colours, patterns), "hovertemplate": "%{y} %{x}<extra></extra>", "showlegend": False}
+    return {**NUMBERED, **data, **look}
 
 
 def replay_summary(replay: Replay) -> str:

@@ -63,6 +63,12 @@ def figure_defects(page: Any, figures: str = ".js-plotly-plot") -> dict[str, lis
     return result
 
 
+def complaints(page: Any) -> list[str]:
+    """What the console of a page holds of warnings and errors; plotly's own warnings come as traces."""
+    said = [one.text for one in page.console_messages() if one.type in ("warning", "error", "trace", "assert")]
+    return [*said, *map(str, page.page_errors())]
+
+
 def change_theme(page: Any, theme: str) -> None:
     """Show the page of a report in a theme, "light" or "dark", and wait until each figure is painted in its ink."""
     page.emulate_media(color_scheme=theme)
