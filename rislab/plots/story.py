@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from rislab.faults.story import Fix, Replay
-from rislab.plots.style import BLUE, COUNTER_STYLES, GREEN, GREY, PURPLE, VERMILLION, figure_of, patterned, template
+from rislab.plots.style import BLUE, COUNTER_STYLES, GREEN, GREY, PURPLE, VERMILLION, figure_of, template
 from rislab.training.records import Counters
 
 COUNTERS = {name: style for pair in COUNTER_STYLES.values() for name, style in pair.items()}
@@ -40,8 +40,9 @@ def _counter_bars(names: Sequence[str], counted: Sequence[Counters]) -> list[dic
     for counter, (colour, pattern) in COUNTERS.items():
         values, name = [vars(each)[counter] for each in counted], counter.replace("_", " ")
         data = {"x": list(names), "y": values, "text": [str(value) for value in values], "name": name}
+        marker = {"color": colour, "pattern": {"shape": pattern, "fillmode": "overlay"}}
         what = "%{x}<br>%{y} " + name + "<extra></extra>"
-        bars.append({**NUMBERED, **data, "marker": patterned(colour, pattern), "hovertemplate": what})
+        bars.append({**NUMBERED, **data, "marker": marker, "hovertemplate": what})
     return bars
 
 
@@ -144,7 +145,7 @@ def replay_figure_dict(replay: Replay | None, title: str = "") -> dict[str, Any]
         "xaxis2": {"domain": [0.62, 1.0], "anchor": "y2", "tickangle": 0, "tickfont": {"size": 11}},
         "yaxis2": {"anchor": "x2", "title": {"text": "events in epoch 1"}, "rangemode": "tozero"},
     }
-    return {"data": [] if replay is None else [*_curves(replay), _first_epoch(replay.first_epoch)], "layout": layout}
+    return {"data": [] if replay is None else [*_curves(replay), *_first_epoch(replay.first_epoch)], "layout": layout}
 
 
 def replay_heading(replay: Replay) -> str:
@@ -178,13 +179,12 @@ def _line_style(colour: str, dash: str, symbol: str, size: int) -> dict[str, Any
     return {"cliponaxis": False, "line": {"color": colour, "dash": dash, "width": 2}, "marker": marker}
 
 
-def _first_epoch(counters: Counters) -> dict[str, Any]:
-    values = [vars(counters)[name] for name in COUNTERS]
-    names = [name.replace("_", "<br>") for name in COUNTERS]
-    data = {"x": names, "y": values, "text": [str(value) for value in values], "xaxis": "x2", "yaxis": "y2"}
-    colours, patterns = ([look[part] for look in COUNTERS.values()] for part in (0, 1))
-    look = {"marker": patterned(colours, patterns), "hovertemplate": "%{y} %{x}<extra></extra>", "showlegend": False}
-    return {**NUMBERED, **data, **look}
+def _first_epoch(counters: Counters) -> list[dict[str, Any]]:
+    """A bar for each counter; plotly chooses the colour of a pattern upon one colour, and of several it warns."""
+    look = {"xaxis": "x2", "yaxis": "y2", "hovertemplate": "%{y} %{x}<extra></extra>", "showlegend": False}
+    look |= {"width": 0.8, "offset": -0.4}  # each in the middle of its place, and not beside the others
+    bars = _counter_bars([""], [counters])
+    return [{**bar, "x": [bar["name"].replace(" ", "<br>")], **look} for bar in bars]
 
 
 def replay_summary(replay: Replay) -> str:

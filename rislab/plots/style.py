@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,11 +129,6 @@ def outlined(marker: Mapping[str, Any], width: float = 2.0) -> tuple[dict[str, A
     """
     under = {"color": BLACK, "line": {"width": width + 3, "color": BLACK}}
     return {**marker, **under}, {**marker, "line": {"width": width, "color": marker["color"]}}
-
-
-def patterned(colour: str | Sequence[str], shape: str | Sequence[str]) -> dict[str, Any]:
-    """Markers of bars with white patterns; plotly itself chooses their colour upon one colour only."""
-    return {"color": colour, "pattern": {"shape": shape, "fillmode": "overlay", "fgcolor": WHITE}}
 
 
 def map_depth(*levels: NDArray[Any]) -> float:

@@ -40,7 +40,6 @@ from rislab.plots.style import (
     log_ticks,
     log_ticks_of,
     number_text,
-    patterned,
     template,
     trace_styles,
 )
@@ -305,7 +304,7 @@ def epoch_counts(records: Sequence[Record]) -> go.Figure:
         for name, (colour, pattern) in bars.items():
             data = {"x": numbers, "y": counts[name], "name": name.replace("_", " "), "row": 1, "col": column}
             if len(pairs) <= BARS:
-                figure.add_bar(marker=patterned(colour, pattern), **data)
+                figure.add_bar(marker={"color": colour, "pattern": {"shape": pattern, "fillmode": "overlay"}}, **data)
             else:
                 look = {"color": colour, "dash": "dash" if pattern else "solid", "shape": "hvh", "width": 2.5}
                 figure.add_scatter(mode="lines", line=look, **data)

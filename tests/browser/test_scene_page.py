@@ -23,16 +23,18 @@ SCENE = "document.querySelector('.rislab-scene')"
 CURVE = f"{SCENE}.querySelector('.range .marks > svg path:last-child')"  # of the exact covariance
 # Pixels from the frame of the range cut down to the lowest point of that curve.
 BELOW = f"() => {CURVE}?.getBBox().y + {CURVE}?.getBBox().height - {CURVE}?.ownerSVGElement.viewBox.baseVal.height"
-# A scene whose kernel, played here, refuses every separation.
-REFUSING = """({ script, content, groups, look }) => {
+# A scene whose kernel, played here, refuses every separation, and moves the sources.
+PLAYED = """({ script, content, groups, look }) => {
   (0, eval)(`${script}; globalThis.rislabScene = rislabScene;`);
-  const send = ({ separation }, coarse, answers) => setTimeout(() => {
+  const send = ({ separation, ...places }, coarse, answers) => setTimeout(() => {
+    for (const [name, place] of Object.entries(places)) content.places[Number(name.slice(5))] = place;
     scene.show({ ...content, answers, refused: separation ? { separation: [separation, "not allowed"] } : {} });
   }, 20);
   const scene = rislabScene(document.body.appendChild(document.createElement("div")),
     { groups, look, dark: () => false, send });
   scene.show(content);
 }"""
+PLACES = f"[...{SCENE}.querySelectorAll('.plan .source')].map((one) => one.ariaLabel.split(';')[0]).join()"
 MAP = f"{SCENE}.querySelector('canvas').source"
 # How high all of it is; the largest part of the width, in any row of maps, right of the last map; how wide a map is.
 LAYOUT = """() => {
@@ -116,7 +118,7 @@ def test_a_sweep_that_is_refused_ends_with_its_sentence(browser: Any) -> None:
     separation = [one for one in control_groups(SETTINGS, ("truth",), ())[0]["controls"] if one["name"] == "separation"]
     page = browser.new_page()
     page.evaluate(
-        REFUSING,
+        PLAYED,
         {
             "script": scene_script(),
             "content": {**drawn, "values": values, "answers": 0, "state": "complete"},
@@ -128,6 +130,38 @@ def test_a_sweep_that_is_refused_ends_with_its_sentence(browser: Any) -> None:
     play.click()
     page.wait_for_function("document.querySelector('button[aria-pressed]').ariaPressed === 'false'")
     page.locator(".refusal:visible", has_text="not allowed").wait_for()
+    page.close()
+
+
+def test_a_source_that_was_moved_is_put_back_by_a_button_and_by_a_key(browser: Any) -> None:
+    drawn = scene_content({"truth": SceneExplorer().spectra(SETTINGS, PAGE_MAP)})
+    content = {**drawn, "answers": 0, "state": "complete", "values": {"covariance": "truth", "chosen": 1}}
+    page = browser.new_page(viewport={"width": 1160, "height": 800})
+    page.add_style_tag(content=scene_css())
+    page.evaluate(PLAYED, {"script": scene_script(), "content": content, "groups": [], "look": scene_look()})
+    page.wait_for_function(f"{SCENE}?.dataset.state === 'complete'")
+    undo, high = page.get_by_role("button", name="undo the last move of a source"), page.evaluate(LAYOUT)["high"]
+    places = [page.evaluate(PLACES)]
+    assert not undo.is_visible()
+    ring = page.locator(".plan .source .ring").first.bounding_box()
+    page.mouse.move(ring["x"] + ring["width"] / 2, ring["y"] + ring["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(ring["x"] + 40, ring["y"] + 30, steps=4)
+    page.mouse.up()
+    page.wait_for_function(f"{PLACES} !== {places[0]!r}")
+    places.append(page.evaluate(PLACES))
+    page.locator(".plan .source").nth(1).focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function(f"{PLACES} !== {places[1]!r}")
+    assert page.evaluate(LAYOUT)["high"] == high and page.evaluate(f"({OVERLAPS})({SCENE})") == []
+    undo.click()
+    page.wait_for_function(f"{PLACES} === {places[1]!r}")
+    page.locator(".plan .source").first.focus()
+    page.keyboard.press("Control+z")
+    page.wait_for_function(f"{PLACES} === {places[0]!r}")
+    undo.wait_for(state="hidden")
+    page.keyboard.press("Control+z")
+    assert page.evaluate(PLACES) == places[0]
     page.close()
 
 
@@ -144,7 +178,7 @@ def test_maps_fill_the_width_and_all_of_it_fits_on_one_screen(browser: Any, widt
         page.goto("about:blank")
         page.add_style_tag(content=scene_css())
         groups = control_groups(SETTINGS, ("truth", "sample", "sparse", "posterior", "learned", "blend"), ())
-        page.evaluate(REFUSING, {"script": scene_script(), "content": content, "groups": groups, "look": scene_look()})
+        page.evaluate(PLAYED, {"script": scene_script(), "content": content, "groups": groups, "look": scene_look()})
         page.wait_for_function(f"{SCENE}?.dataset.state === 'complete'")
         layout = page.evaluate(LAYOUT)
         assert layout["high"] <= height - LAB, count

@@ -324,6 +324,15 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
     change(`place${slot}`, [round(clamp(next[0], azimuth), 2), round(clamp(next[1], elevation), 2),
       round(clamp(next[2], range), 3)], roughly);
   }
+  // A source that was moved by accident can be put back, by a button and by Ctrl+Z, through all moves made here.
+  const past = []; // [slot, place before the move]
+  const undone = () => past.findLast(([slot]) => slot < content.places.length);
+  function undo() {
+    const last = undone();
+    if (!last) return;
+    past.length = past.lastIndexOf(last);
+    change(`place${last[0]}`, last[1], false);
+  }
   let drag = null;
   const converters = new Map(); // view → from a point of its SVG to a place
   const projections = new Map(); // and back
@@ -338,6 +347,7 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
   root.addEventListener("pointermove", (event) => {
     if (!drag) return;
     const box = drag.svg.getBoundingClientRect();
+    if (!drag.moved) past.push([drag.slot, place(drag.slot)]);
     drag.moved = true;
     moved(drag.slot, converters.get(drag.view)(event.clientX - box.left, event.clientY - box.top, place(drag.slot)), true);
   });
@@ -348,6 +358,11 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
     change(`place${slot}`, place(slot), false);
   });
   root.addEventListener("keydown", (event) => {
+    if ((event.ctrlKey || event.metaKey) && event.key === "z" && !event.target.matches("input, select")) {
+      event.preventDefault();
+      event.stopPropagation();
+      if (!drag) undo();
+    }
     const source = event.target.closest?.(".source");
     if (!source || parts.drag === false) return;
     const step = event.shiftKey ? 5 : 0.5, by = { ArrowLeft: [-step, 0, 0], ArrowRight: [step, 0, 0], ArrowUp: [0, step, 0],
@@ -356,6 +371,7 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
     event.preventDefault();
     event.stopPropagation();
     const slot = Number(source.dataset.slot);
+    if (!event.repeat) past.push([slot, place(slot)]);
     moved(slot, place(slot).map((one, i) => one + by[i]), false);
   });
 
@@ -424,7 +440,8 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
       const angle = Math.atan2(aside_, Math.max(along, 1e-6)) / DEGREE, r = Math.hypot(along, aside_) / reach * far;
       return above ? [angle, elevation, r] : [azimuth, angle, r];
     });
-    const peaks = shownPeaks();
+    const peaks = shownPeaks(), back = room.querySelector(".undo");
+    if (back) back.style.visibility = undone() ? "visible" : "hidden";
     layer(svg, "marks", [width, height, everywhere(), value("chosen"), peaks], (group) => {
       const points = [];
       if (parts.truth !== false) everywhere().forEach(([azimuth, elevation, r], slot) => {
@@ -457,6 +474,10 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
     if (above) {
       put(group, "text", { x: 2, y: height - 5 }, `${content.antennas} antennas`);
       put(group, "text", { x: origin[0], y: height - 5, "text-anchor": "middle" }, "surface");
+      if (parts.drag !== false && !room.querySelector(".undo")) {
+        const about = { title: "put the source that was moved last back (Ctrl+Z)", "aria-label": "undo the last move of a source" };
+        put(room.querySelector(".title"), "button", { type: "button", class: "undo", ...about }, "undo").onclick = undo;
+      }
       aside(group.ownerSVGElement, `${parts.drag === false ? "" : "drag; "}arcs every ${marks[0]} m`);
     }
   }
