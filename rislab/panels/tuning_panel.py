@@ -78,7 +78,8 @@ class TuningPanel(Panel[SearchProgress]):
         if now.stage == "ladder" and now.ladder.get("skipped"):
             return "the overfit ladder is skipped"
         if now.stage == "ladder":
-            return f"climbing the overfit ladder: {len(now.ladder.get('checks', []))} checks"
+            done = len(now.ladder.get("checks", []))
+            return f"climbing the overfit ladder before the search: {done} check{'' if done == 1 else 's'} done"
         searching = now.stage == "search" and self.state == "running"
         left = f", about {now.left:.0f} s left" if searching and now.left is not None else ""
         best = ""
