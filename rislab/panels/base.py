@@ -247,6 +247,14 @@ def alarm(text: str) -> str:
     return f"<b role='alert' style='color:{ERROR_COLOUR}'>{html.escape(text)}</b>"
 
 
+def cut_line(text: str, lines: int = 1) -> str:
+    """HTML that is cut where its room, as high as a button, ends."""
+    room = (
+        f"white-space:normal;display:-webkit-box;-webkit-box-orient:vertical;-webkit-line-clamp:{lines};overflow:hidden"
+    )
+    return f"<div style='{room};line-height:{28 // lines}px'>{text}</div>"
+
+
 def say(field: Any, text: str) -> None:
     """Show HTML in a widget; an empty one takes no room."""
     field.value = text

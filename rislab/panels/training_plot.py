@@ -29,7 +29,7 @@ from rislab.plots.style import (
 
 HEIGHT = 440
 POINTS, MEDIANS = 500, 300  # of a curve on the page; the records hold all
-SIDES = ("gradient norm", "learning rate", "loss scale", "event counts")
+SIDES = ("gradient norm", "learning rate", "loss scale", "counts")
 ROWS = ([0.81, 0.96], [0.57, 0.72], [0.33, 0.48], [0.02, 0.19])  # of these, each under its title
 BELOW = 0.36  # of the figure of the losses, for the strip
 LONG = 1e3  # from which on the numbers of a linear axis need more room

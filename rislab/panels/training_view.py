@@ -11,7 +11,7 @@ from typing import Any
 from rislab.config import declarations
 from rislab.faults.catalogue import FAMILIES
 from rislab.faults.comparison import shows_in_training
-from rislab.panels.base import say, see
+from rislab.panels.base import cut_line, say, see
 from rislab.panels.knobs import knob, labelled
 from rislab.panels.run import Run, folders
 from rislab.panels.training_plot import UNITS, fed_strip, figure_dict, side_charts_dict, table
@@ -332,14 +332,6 @@ class TrainingView:
     def _load(self) -> None:
         if self.panel.folder is not None and self.folders.value is not None:
             self.panel.load(self.panel.folder / self.folders.value)
-
-
-def cut_line(text: str, lines: int = 1) -> str:
-    """HTML that is cut where its room, as high as a button, ends."""
-    room = (
-        f"white-space:normal;display:-webkit-box;-webkit-box-orient:vertical;-webkit-line-clamp:{lines};overflow:hidden"
-    )
-    return f"<div style='{room};line-height:{28 // lines}px'>{text}</div>"
 
 
 def _faults() -> list[str]:

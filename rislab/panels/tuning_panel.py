@@ -11,7 +11,7 @@ from typing import Any
 
 from rislab.errors import with_error
 from rislab.panels.background_task import BackgroundTask
-from rislab.panels.base import Panel, alarm
+from rislab.panels.base import Panel, alarm, cut_line
 from rislab.plots import tuning as tuning_plots
 from rislab.tuning.analysis import top_trials, verdict
 from rislab.tuning.search import SearchProgress, run_search
@@ -112,12 +112,14 @@ class TuningPanel(Panel[SearchProgress]):
         go_on = widgets.Button(description="Go on", icon="play", tooltip="Go on where it was stopped")
         tip = "Stop the workers after the step in progress"
         stop = widgets.Button(description="Stop", icon="stop", tooltip=tip)
-        headline, note = widgets.Label(), widgets.HTML()
+        headline, note = widgets.HTML(layout={"flex": "1 1 0", "min_width": "0"}), widgets.HTML()
+        for button in (go_on, stop):  # a longer text moves no button
+            button.layout.flex = "0 0 auto"
         plot = self.plot(tuning_plots.history((), self.config))
 
         def draw() -> None:
             now, running = self.progress, self.state == "running"
-            headline.value = self.headline()
+            headline.value = cut_line(html.escape(self.headline()), 2)
             warnings = "".join(f"<div>{alarm(text)}</div>" for text in (now.warnings if now else ()))
             note.value = f"<div>{html.escape(self.verdict())}</div>{warnings}"
             go_on.disabled, stop.disabled = running or self.state == "finished", not running

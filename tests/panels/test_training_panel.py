@@ -643,7 +643,7 @@ def test_the_titles_of_the_side_charts_name_their_lines(headless: None) -> None:
     asyncio.run(awaited(panel))
     titles = [re.sub("<.*?>", "", note["text"]) for note in side_charts_dict(panel.runs)["layout"]["annotations"]]
     assert titles[:3] == ["gradient norm: ■ backbone ■ head", "learning rate: ■ backbone ■ head", "loss scale"]
-    assert titles[3] == "event counts: ■ forwards ■ backwards■ applied ■ ticks ■ skipped"
+    assert titles[3] == "counts: ■ forwards ■ backwards■ applied ■ ticks ■ skipped"
 
 
 def test_ticks_of_a_logarithmic_axis_have_room() -> None:
