@@ -21,6 +21,8 @@ from rislab.reports.html_export import duration, export_html
 from rislab.reports.summary import summarise, verdict_word, without_controls
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
+# For so long the outputs of a cell are waited for after its reply; a kernel that dies meanwhile is noticed at once.
+OUTPUT_SECONDS = 600
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def _execute(
 ) -> tuple[Any, str]:
     import zmq
     from jupyter_client.kernelspec import NoSuchKernel
-    from nbclient.exceptions import DeadKernelError
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill import PapermillExecutionError, execute_notebook
     from traitlets.config import Config
 
@@ -163,6 +165,7 @@ def _execute(
                 progress_bar=progress,
                 kernel_manager_class=_kernel_manager(environment),
                 config=Config({"KernelManager": {"transport_encryption": encryption}}),
+                iopub_timeout=OUTPUT_SECONDS,
             )
         except PapermillExecutionError:
             fault = ""  # the metadata of the cells say which one failed
@@ -170,6 +173,8 @@ def _execute(
             fault = f"no Jupyter kernel in {sys.executable}; install ipykernel there"
         except DeadKernelError:
             fault = "the kernel died; it may have run out of memory"
+        except CellTimeoutError:  # an OSError too
+            fault = f"its outputs did not come within {OUTPUT_SECONDS} s; is the machine overloaded?"
         except RuntimeError as error:
             fault = f"the kernel did not start: {notebooks.first_line(str(error))}"
         except OSError as error:
@@ -180,11 +185,24 @@ def _execute(
         notebook = notebooks.read_notebook(executed)
     markers = [cell.id for cell in notebooks.tagged(notebook, "papermill-error-cell-tag")]
     notebook.cells = [cell for cell in notebook.cells if cell.id not in markers]
+    for cell in notebooks.code_cells(notebook):
+        cell.outputs = _whole(cell.outputs)
     notebook.metadata.pop("widgets", None)
     started = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.metadata.papermill.start_time]
     if fault and started:
         started[-1].metadata.papermill.exception = True
     return notebook, fault
+
+
+def _whole(outputs: list[Any]) -> list[Any]:
+    """Outputs with each text in one piece: a kernel sends what is printed every 0.2 s, wherever a line is by then."""
+    whole: list[Any] = []
+    for output in outputs:
+        if output.output_type == "stream" and whole and whole[-1].get("name") == output.name:
+            whole[-1].text += output.text
+        else:
+            whole.append(output)
+    return whole
 
 
 def _error_line(notebook: Any, fault: str) -> str:

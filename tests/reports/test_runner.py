@@ -70,6 +70,20 @@ def page(tmp_path: Path, *cells: Any, **options: Any) -> str:
     return target.read_text(encoding="utf-8")
 
 
+# The thread that sends what is printed and displayed has no processor for so long after the reply to a cell.
+LATE = """
+import time
+kernel = get_ipython().kernel
+send, left = kernel.session.send, [5.0]
+def send_late(stream, message, *more, **named):
+    sent = send(stream, message, *more, **named)
+    if message == "execute_reply" and left:
+        kernel.iopub_thread.schedule(lambda seconds=left.pop(): time.sleep(seconds))
+    return sent
+kernel.session.send = send_late
+"""
+
+
 class Attributes(HTMLParser):
     """Collects the addresses that a page would load."""
 
@@ -283,6 +297,10 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(folder, "04_tolerates", code("1 / 0", "raises-exception"), code("print('after')"))
     write(folder, "06_asserts", code("score = 0.5\nassert score < 0.1"))
     write(folder, "05_dies", code("print('before')"), code("import os\nos._exit(3)"), code("print('after')"))
+    # On a machine under load a line comes in two pieces: what a kernel sends every 0.2 s may end before its newline.
+    print_slowly = "import sys\nfor part in ('one', ' line', '\\n'):\n    print(part, end='')\n    sys.stdout.flush()"
+    write(folder, "07_slow", code(f"{print_slowly}\n{show % figure}\nprint('below')"), code(print_slowly))
+    write(folder, "08_late", code(LATE), code("print('in time')"), code("print('after')"))
     return folder
 
 
@@ -420,6 +438,25 @@ def test_a_dead_kernel_is_named(lab: Path, tmp_path: Path) -> None:
     assert report.error == "cell 2 (import os): the kernel died; it may have run out of memory"
     html = report.html.read_text(encoding="utf-8")
     assert "before" in html and "3, not run" in html and "#cell-id=" in html
+
+
+@pytest.mark.process
+def test_a_line_stays_whole_on_a_machine_under_load(lab: Path, tmp_path: Path) -> None:
+    report = run(lab, "slow", tmp_path)
+    first, last = notebooks.read_notebook(report.notebook).cells
+    # Texts above and below a figure stay there.
+    assert [output.get("text", "figure") for output in first.outputs] == ["one line\n", "figure", "below\n"]
+    assert [output.text for output in last.outputs] == ["one line\n"] == [report.closing]
+
+
+@pytest.mark.process
+def test_outputs_that_come_late_are_waited_for(lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = run(lab, "late", tmp_path)
+    assert report.ok and report.closing == "after\n", report.error
+    monkeypatch.setattr(runner, "OUTPUT_SECONDS", 1)
+    report = run(lab, "late", tmp_path)
+    assert report.error == "cell 1 (import time): its outputs did not come within 1 s; is the machine overloaded?"
+    assert report.verdict == "partial" and report.html.exists()
 
 
 def test_a_missing_kernel_is_named(lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
