@@ -78,9 +78,12 @@ mutants: .venv/installed-test
 scoreboard: .venv/installed-test
 	$(BIN)/python -m tests.corpus
 
-# What takes too long for every test: a hundred kills, ten thousand fuzzed inputs, hours of a panel, all mutants, figures of all reports.
+# What takes too long for every test: a hundred kills, ten thousand fuzzed inputs, ten minutes of a panel, all pairs and programs
+# of the corpus, all combinations of a correct loop, Run All of all students' copies as they are handed out, figures of all reports
+# at two widths, all mutants.
 soak: .venv/installed-test
-	RISLAB_SOAK=1 RISLAB_KILLS=20 $(TESTS) tests/reliability tests/corpus tests/tuning/test_search.py tests/notebooks
+	RISLAB_SOAK=1 RISLAB_KILLS=20 $(TESTS) tests/reliability tests/corpus tests/tuning/test_search.py tests/notebooks \
+		tests/reports/test_classroom.py tests/checkup/test_loop_watch.py
 	$(MAKE) mutants
 
 # The documentation as pages that open from disk: reports/out/docs/index.html. Red if a link leads nowhere.

@@ -195,6 +195,14 @@ def test_notebooks_are_clean(path: Path) -> None:
                 assert (node.end_lineno or 0) - node.lineno < 8, "logic belongs in the package"
 
 
+def test_make_soak_runs_every_test_that_has_a_long_form() -> None:
+    recipe = re.search(r"^soak:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]
+    run = re.findall(r"tests/[\w./]+", recipe)
+    mark = "RISLAB_" + "SOAK"
+    longer = [path.relative_to(ROOT) for path in (ROOT / "tests").rglob("*.py") if mark in path.read_text()]
+    assert longer and [str(path) for path in longer if not any(path.is_relative_to(one) for one in run)] == []
+
+
 def test_version_stands_in_the_changelog_form() -> None:
     text = (ROOT / "CHANGELOG.md").read_text()
     assert "## [Unreleased]" in text

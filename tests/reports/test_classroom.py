@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import html
 import os
 import re
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 
 from rislab.faults import exercises
@@ -21,14 +22,31 @@ LESSONS = lessons()
 RUN = list(SMALL) if os.environ.get("RISLAB_SOAK") else ["start", "fault_clinic"]
 
 
+# Beginnings of what the notebooks draw or print that answers a prediction before its figure does.
+EVIDENCE = {
+    "precision": ["precision_table(", "cell.line()", ".why"],
+    "overfit": ["ladder_figure(", "lines=lines"],
+    "music": ["Error of the direction by the model"],
+    "your_data": ["residual_panels("],
+}
+
+
+def flat(text: str) -> str:
+    """Words alone: a page writes them with tags and entities, a cell breaks its lines, Markdown has its marks."""
+    return " ".join(re.sub(r"</?[a-z][^<>]*>|[`\\]", "", html.unescape(text)).split())
+
+
 def answers(name: str) -> list[str]:
-    """Sentences that answer what a notebook asks."""
+    """Sentences and lines of code that answer what a notebook asks, as words."""
     given = [one.because for one in LESSONS.predictions.values() if one.notebook == name]
     given += [f"Answer: {one.right}" for one in LESSONS.predictions.values() if one.notebook == name]
-    for one in LESSONS.exercises.values():
-        if one.notebook == name:
-            given += [one.solution.strip(), *one.hints]
-    return given
+    exercises = [one for one in LESSONS.exercises.values() if one.notebook == name]
+    # A line that an exercise of the notebook begins with is no answer to another one.
+    begun = {line.strip() for one in exercises for line in one.start.splitlines()}
+    for one in exercises:
+        given += [*one.hints, *([] if one.kind == "code" else [one.solution])]
+        given += [line.strip() for line in one.solution.splitlines() if line.strip() not in begun]
+    return [flat(one) for one in given if one.strip()]
 
 
 def printed_numbers(notebook: Any) -> list[float]:
@@ -42,13 +60,35 @@ def shown(notebook: Any) -> str:
     parts = [cell.source for cell in notebook.cells]
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
-            parts += [output.get("text", ""), json.dumps(output.get("data", {}), ensure_ascii=False)]
+            parts += [output.get("text", ""), *texts_of(output.get("data", {}))]
     return "\n".join(parts)
 
 
-def read(content: bytes) -> Any:
-    import nbformat
+def texts_of(value: Any) -> list[str]:
+    """All texts in the data of an output, its keys too."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, dict):
+        return [text for key, one in value.items() for text in (key, *texts_of(one))]
+    return [text for one in value for text in texts_of(one)] if isinstance(value, list) else []
 
+
+def leaks(name: str, notebook: Any) -> list[str]:
+    """Answers that a notebook shows in its cells or below them."""
+    text = shown(notebook)
+    words = flat(text)
+    found = [answer for answer in answers(name) if answer in words]
+    # A solution may be its beginning with another indent.
+    solutions = [one.solution.strip() for one in LESSONS.exercises.values() if one.notebook == name]
+    found += [solution for solution in solutions if solution in text]
+    # A number that is asked for is not printed anywhere; a whole one may be, of something else.
+    asked = [one.name for one in LESSONS.exercises.values() if one.notebook == name and one.kind == "number"]
+    fractions = [answer for one in asked if (answer := float(exercises.true_answer(one))) != int(answer)]
+    numbers = printed_numbers(notebook)
+    return found + [str(n) for n in numbers if any(abs(n / number - 1) < 1e-4 for number in fractions)]
+
+
+def read(content: bytes) -> Any:
     return nbformat.reads(content.decode(), as_version=4)
 
 
@@ -57,7 +97,7 @@ def test_a_students_copy_answers_nothing(name: str) -> None:
     original = notebooks.read_notebook(notebooks.find_notebook(name))
     copy = read(classroom.student_notebook(notebooks.find_notebook(name), quiz_seed=7))
     text = shown(copy)
-    assert [answer for answer in answers(name) if answer in text] == []
+    assert leaks(name, copy) == []
     assert text.count("answers=False") == 1 and ("quiz_seed: int = 7 " in text) == (name == "fault_clinic")
     assert copy.metadata["rislab"]["notebook"] == name
     # Only what explains is gone.
@@ -85,9 +125,9 @@ def test_run_all_of_a_students_copy_shows_no_answer(name: str, tmp_path: Path) -
     assert done.ok, done.error
     executed = notebooks.read_notebook(done.notebook)
     text = shown(executed)
-    assert [answer for answer in answers(name) if answer in text] == []
+    assert leaks(name, executed) == []
     predictions = [one for one in LESSONS.predictions.values() if one.notebook == name]
-    assert all(f"Predict: {one.question}" in text.replace('\\\\"', '"') for one in predictions)
+    assert all(f"Predict: {one.question}" in text for one in predictions)
     assert text.count("appears once an answer is locked") >= len(predictions)
     # The verdict is true, and says no number.
     (verdict,) = executed.cells[-1].outputs
@@ -95,10 +135,53 @@ def test_run_all_of_a_students_copy_shows_no_answer(name: str, tmp_path: Path) -
         verdict.text.startswith("numbers appear here once these predictions are locked")
         and verdict.text.count("\n") == 1
     )
-    # A number that is asked for is not printed anywhere; a whole one may be, of something else.
-    numbers = [one.name for one in LESSONS.exercises.values() if one.notebook == name and one.kind == "number"]
-    fractions = [answer for one in numbers if (answer := float(exercises.true_answer(one))) != int(answer)]
-    assert [n for n in printed_numbers(executed) if any(abs(n / number - 1) < 1e-4 for number in fractions)] == []
+
+
+@pytest.mark.parametrize("name", EVIDENCE)
+def test_what_answers_a_prediction_waits_for_it(name: str) -> None:
+    copy = read(classroom.student_notebook(notebooks.find_notebook(name)))
+    for evidence in EVIDENCE[name]:
+        cells = [cell.source for cell in notebooks.code_cells(copy) if evidence in cell.source]
+        assert cells and all(re.search(r"(prediction_\d\.shows|lesson\.(prints|displays))\(", one) for one in cells), (
+            cells
+        )
+
+
+LEAKS = {
+    "the edition itself": 'lesson.answers = True\nlesson.predictions.clear()\nlesson.predict("clipped scaled")',
+    "in two pieces": "sys.stdout.write(because[:40]), sys.stdout.flush(), sys.stdout.write(because[40:])",
+    "in a figure": 'plotly.graph_objects.Figure(layout={"title": {"text": because}})',
+    "as HTML": "IPython.display.HTML(html.escape(because).replace(' ', '\\n<b> </b>', 3))",
+    "a line of a solution": "print('y = 0\\n    (nn.functional.mse_loss(model(x), y) * len(x) / samples).backward()')",
+    "a whole solution": "print(rislab.faults.lessons.lessons().exercises['zeroed too often'].solution)",
+    "a hint": 'lesson.hint("zeroed too often")',
+}
+
+
+@pytest.mark.process
+def test_the_search_finds_what_a_copy_leaks(tmp_path: Path) -> None:
+    path = notebooks.find_notebook("your_loop")
+    copy = read(classroom.student_notebook(path))
+    because = LESSONS.predictions["clipped scaled"].because
+    begin = f"import html, sys\nimport IPython, plotly.graph_objects, rislab.faults.lessons\n{because=}"
+    question = next(cell for cell in copy.cells if cell.source.startswith("lesson ="))
+    cells = [nbformat.v4.new_code_cell(source) for source in (begin, question.source, *LEAKS.values())]
+    (tmp_path / path.name).write_text(nbformat.writes(nbformat.v4.new_notebook(cells=cells)))
+    done = runner.run_notebook("your_loop", {}, out=tmp_path / "out", folder=tmp_path, progress=False)
+    assert done.ok, done.error
+    executed = notebooks.read_notebook(done.notebook)
+    for cell in executed.cells:
+        cell.source = ""
+    for name, cell in zip(LEAKS, executed.cells[2:], strict=True):
+        assert leaks("your_loop", nbformat.v4.new_notebook(cells=[cell])), name
+    assert leaks("your_loop", nbformat.v4.new_notebook(cells=executed.cells[:2])) == []
+
+
+@pytest.mark.parametrize(("name", "text"), [("fault_clinic", "share 1.250 of"), ("start", "Answer:  none")])
+def test_the_search_finds_numbers_and_words(name: str, text: str) -> None:
+    printed = [nbformat.v4.new_output("stream", text=text)]
+    copy = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(outputs=printed)])
+    assert leaks(name, copy)
 
 
 @pytest.mark.process
