@@ -84,6 +84,7 @@ class _Parameter(argparse.Action):
     def __init__(self, *words: Any, fields: Mapping[str, Declaration], others: str = "", **options: Any) -> None:
         super().__init__(*words, **options)
         self.fields, self.others = fields, others
+        self.values = tuple(fields)  # for completion
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, flag: str | None = None

@@ -212,6 +212,7 @@ def test_bash_completes(tmp_path: Path) -> None:
     assert completed("over") == ["overfit"]
     assert completed("overfit", "--acc") == ["--accumulation-steps"]
     assert completed("overfit", "--precision", "b") == ["bf16"]
+    assert completed("overfit", "-p", "acc") == ["accumulation_steps"]
     assert completed("checkup", "--out", "ris") == ["rislab.bash"]
     assert completed("checkup", "ris") == ["rislab.bash"]
     assert completed("completion", "") == list(SHELLS)
