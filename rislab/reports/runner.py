@@ -186,7 +186,7 @@ def _execute(
     markers = [cell.id for cell in notebooks.tagged(notebook, "papermill-error-cell-tag")]
     notebook.cells = [cell for cell in notebook.cells if cell.id not in markers]
     for cell in notebooks.code_cells(notebook):
-        cell.outputs = _whole(cell.outputs)
+        cell.outputs = _joined(cell.outputs)
     notebook.metadata.pop("widgets", None)
     started = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.metadata.papermill.start_time]
     if fault and started:
@@ -194,15 +194,15 @@ def _execute(
     return notebook, fault
 
 
-def _whole(outputs: list[Any]) -> list[Any]:
+def _joined(outputs: list[Any]) -> list[Any]:
     """Outputs with each text in one piece: a kernel sends what is printed every 0.2 s, wherever a line is by then."""
-    whole: list[Any] = []
+    joined: list[Any] = []
     for output in outputs:
-        if output.output_type == "stream" and whole and whole[-1].get("name") == output.name:
-            whole[-1].text += output.text
+        if output.output_type == "stream" and joined and joined[-1].get("name") == output.name:
+            joined[-1].text += output.text
         else:
-            whole.append(output)
-    return whole
+            joined.append(output)
+    return joined
 
 
 def _error_line(notebook: Any, fault: str) -> str:
