@@ -169,7 +169,7 @@ def reruns(finals: Sequence[Rerun], config: TuningConfig) -> go.Figure:
 
 def _show_note(figure: go.Figure, text: str) -> None:
     """Why there is nothing to draw, in place of the axes."""
-    figure.add_annotation(text=text, x=0.5, y=0.5, xref="paper", yref="paper")
+    figure.add_annotation(text=text, x=0, xanchor="left", y=0.5, xref="paper", yref="paper")
     figure.update_xaxes(visible=False).update_yaxes(visible=False)
 
 

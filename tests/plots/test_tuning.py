@@ -68,7 +68,10 @@ def test_importance_needs_trials_and_reruns_show_each_seed() -> None:
     for figure, text in zip(
         nothing, ("too few trials", "best and default are not", "no trial has a score"), strict=True
     ):
-        assert figure.layout.annotations[0].text.startswith(text) and not figure.layout.xaxis.visible
+        note = figure.layout.annotations[0]
+        assert note.text.startswith(text) and not figure.layout.xaxis.visible
+        # On a telephone a page shows the left half of a figure, and the other half by scrolling.
+        assert (note.x, note.xanchor) == (0, "left")
     many = [trial(number, "complete", [2.0, 1.0 + number]) for number in range(10)]
     assert list(tuning.importance(many, CONFIG).data[0].y) == ["micro batch", "lr"]
     finals = [Rerun(name, seed, 0.9, peb) for name, peb in (("default", 1.6), ("best", 1.5)) for seed in (1, 2)]
