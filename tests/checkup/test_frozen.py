@@ -159,6 +159,51 @@ def test_a_module_is_frozen_by_its_method_and_not_by_an_attribute(method: bool) 
     assert named == ([] if method else [("fault", "requires_grad of a module")])
 
 
+@pytest.mark.parametrize("undone", [False, True])
+@pytest.mark.parametrize("joined", [False, True])
+def test_the_attribute_of_a_module_is_seen_in_the_training_where_it_is_set(joined: bool, undone: bool) -> None:
+    """Long after the network's first forwards, and where it is taken back for a third training."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 1))
+
+    def train() -> None:
+        network[1] = nn.Linear(8, 1)
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
+        for _ in range(40):
+            inputs = torch.randn(8, 3)
+            optimizer.zero_grad()
+            (network(inputs) if joined else network[1](network[0](inputs))).square().mean().backward()
+            optimizer.step()
+
+    with ProcessWatch() as process:
+        train()
+        network[0].requires_grad = False  # type: ignore[assignment]
+        train()
+        if undone:
+            network[0].requires_grad = True  # type: ignore[assignment]
+            train()
+    assert [one.name for one in process.findings().faults] == ["requires_grad of a module"]
+
+
+def test_the_attribute_of_a_module_that_is_not_stepped_meanwhile_is_none() -> None:
+    """A discriminator that is marked in the turn of its generator: its gradients are emptied before its own step."""
+    torch.manual_seed(0)
+    generator, judge = nn.Linear(2, 3), nn.Linear(3, 1)
+    of_generator, of_judge = (torch.optim.SGD(one.parameters(), lr=0.01) for one in (generator, judge))
+    with ProcessWatch() as process:
+        for _ in range(20):
+            made, real = generator(torch.randn(8, 2)), torch.randn(8, 3) + 1
+            judge.requires_grad = True  # type: ignore[assignment]
+            of_judge.zero_grad()
+            nn.functional.softplus(judge(made.detach()) - judge(real)).mean().backward()
+            of_judge.step()
+            judge.requires_grad = False  # type: ignore[assignment]
+            of_generator.zero_grad()
+            nn.functional.softplus(-judge(made)).mean().backward()
+            of_generator.step()
+    assert process.findings().faults == []
+
+
 class OwnFlag(nn.Linear):
     """A layer with an attribute that it looks at itself."""
 

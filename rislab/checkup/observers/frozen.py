@@ -85,17 +85,22 @@ class FrozenTensors(Observer):
         self._where = ""
         self._looks = Looks()  # at steps of each optimiser
         self._names = Looks(first=2)  # at forwards of each network: attributes are set once
+        self._networks: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self._frozen_modules: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
-        self._stepped: dict[int, Tensor] = {}  # by address, held so that no other has it
+        self._stepped: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()  # tensors of these
         self._misspelt = ""  # what was set in place of requires_grad
 
     def on_look(self, call: ForwardEvent) -> None:
         """A module knows requires_grad_(); the attribute of a tensor is none of a module."""
+        self._networks.add(call.module)
         if self._names.wanted_at(call.module):
-            for name, module in call.module.named_modules():
-                if vars(module).get(RIGHT) is False and not _mentions(type(module), RIGHT):
-                    self._frozen_modules[module] = name or type(module).__name__
-            self._misspelt = self._misspelt or _misspelt(call.module)
+            self._find_attributes(call.module)
+
+    def _find_attributes(self, network: nn.Module) -> None:
+        for name, module in network.named_modules():
+            if vars(module).get(RIGHT) is False and not _mentions(type(module), RIGHT):
+                self._frozen_modules[module] = name or type(module).__name__
+        self._misspelt = self._misspelt or _misspelt(network)
 
     def on_backward(self, roots: Roots) -> None:
         """A tensor that asks for a gradient here is frozen for a while only, as those of an adversary are."""
@@ -107,6 +112,11 @@ class FrozenTensors(Observer):
         """What has happened since the step before is not the optimiser's doing."""
         number, begun = self._steps.get(optimizer, (0, 1))
         number += 1
+        if number == 1:
+            for network in list(self._networks):
+                self._find_attributes(network)
+        if self._frozen_modules and number <= FIRST:
+            self._note_stepped(optimizer)
         if number == 1 or (number > begun + FIRST and self._looks.wanted_at(optimizer)):
             begun = self._begin(optimizer, number, begun)
         elif begun < number < begun + FIRST:
@@ -115,11 +125,18 @@ class FrozenTensors(Observer):
             self._where = self._where or caller()[0]
         self._steps[optimizer] = number, begun
 
+    def _note_stepped(self, optimizer: Optimizer) -> None:
+        """Count the tensors that are stepped though their module has the attribute now."""
+        held = {id(value) for value in tensors_held(optimizer)}
+        for module in self._frozen_modules:
+            own = list(nn.Module.parameters(module))
+            count = sum(id(value) in held for value in own)
+            if count and vars(module).get(RIGHT) is False and all(value.requires_grad for value in own):
+                self._stepped[module] = count
+
     def _begin(self, optimizer: Optimizer, number: int, begun: int) -> int:
         """Follow what is frozen now for some steps; the number of the first, that of before if nothing is new."""
         held = tensors_held(optimizer)
-        if number == 1 and self._frozen_modules:
-            self._stepped |= {id(value): value for value in held}
         known = self._held.get(optimizer, [])
         followed = {id(one.tensor) for one in known}
         some = [one for one in held if not one.requires_grad and id(one) not in followed and is_readable(one)]
@@ -151,13 +168,10 @@ class FrozenTensors(Observer):
         results = []
         if self._misspelt:
             results.append(as_fault(Code.WEIGHTS, "requires_grad misspelt", self._misspelt))
-        for module, name in self._frozen_modules.items():
-            own = list(nn.Module.parameters(module))
-            count = sum(id(value) in self._stepped for value in own)
-            if count and all(value.requires_grad for value in own):
-                text = f"{name}, a {type(module).__name__}, has an attribute requires_grad, which freezes nothing: "
-                text += f"the optimiser steps {count} of its tensors, and all ask for gradients"
-                results.append(as_fault(Code.WEIGHTS, "requires_grad of a module", text))
+        for module, count in self._stepped.items():
+            text = f"{self._frozen_modules[module]}, a {type(module).__name__}, has an attribute requires_grad, which "
+            text += f"freezes nothing: the optimiser steps {count} of its tensors, and all ask for gradients"
+            results.append(as_fault(Code.WEIGHTS, "requires_grad of a module", text))
         for optimizer, frozen in self._held.items():
             decayed = [one for one in frozen if one.decayed >= MOVES and not one.tensor.requires_grad]
             stepped = [one for one in frozen if one.stepped >= MOVES and not one.tensor.requires_grad]
