@@ -26,6 +26,7 @@ from rislab.checkup.observers.checkpoints import Checkpoints
 from rislab.checkup.observers.class_targets import OneClass
 from rislab.checkup.observers.class_weights import ClassWeights
 from rislab.checkup.observers.constant_terms import ConstantTerms
+from rislab.checkup.observers.distant_averages import DistantAverages
 from rislab.checkup.observers.drawn_samples import DrawnSamples, LoweredEntropies
 from rislab.checkup.observers.early_ticks import EarlyTicks
 from rislab.checkup.observers.evaluated_logits import EvaluatedLogits
@@ -272,6 +273,7 @@ def standard_observers() -> list[Observer]:
         samplers,
         RankObserver(samplers),
         MovingAverages(),
+        DistantAverages(),
         Perturbations(),
         FrozenTensors(),
         Checkpoints(),

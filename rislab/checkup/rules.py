@@ -111,7 +111,8 @@ _OF_THE_LOOP = (
                 "requires_grad of a module", "requires_grad misspelt", "one layer in all places",
                 "tied weights come apart", "tensors of one storage", "units that stay equal", "layer of dead units",
                 "weights set back", "weights made in the forward",
-                "perturbation never undone", "averaged weights stay"),
+                "perturbation never undone", "averaged weights stay",
+                "average begins elsewhere"),
         reference=f"{DOCS}optim.html#constructing-it",
     ),
     Rule(
@@ -281,7 +282,7 @@ _OF_THE_LOOP = (
                 "attention to padding alone", "mask over the queries", "axes exchanged by a view",
                 "targets that no answer reaches",
                 "layers without an activation", "the blank among the targets", "logit of the target is constant",
-                "targets of one class"),
+                "targets of one class", "mask never read", "end of episodes never read"),
         reference=f"{DOCS}nn.html#loss-functions",
     ),
     Rule(

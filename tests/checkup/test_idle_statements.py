@@ -111,3 +111,52 @@ def test_a_function_that_is_called_is_read_too(
         runpy.run_path(str(script))
     found = [one.severity for one in process.findings() if one.name == "statement that does nothing"]
     assert found == ["fault"] * expected
+
+
+EPISODES = """
+import copy
+import torch
+torch.manual_seed(0)
+network = torch.nn.Linear(3, 2)
+target = copy.deepcopy(network)
+optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
+def sample():
+    return torch.randn(8, 3), torch.randint(0, 2, (8,)), torch.rand(8), torch.randn(8, 3), (torch.rand(8) < 0.1).float()
+class world:
+    step = staticmethod(sample)
+def update(batch):
+    {unpacked}
+    with torch.no_grad():
+        following = target(after).amax(1)
+        {used}
+        aim = reward + 0.9 * following
+    loss = (network(state)[range(8), action] - aim).square().mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+for _ in range(3):
+    update(sample())
+"""
+
+
+@pytest.mark.parametrize(
+    ("unpacked", "used", "expected"),
+    [
+        ("state, action, reward, after, done = batch", "pass", "end of episodes never read"),
+        ("(state, action, reward, after, not_done) = sample()", "pass", "end of episodes never read"),
+        ("state, action, reward, after, attention_mask = batch", "pass", "mask never read"),
+        ("state, action, reward, after, done = batch", "following = (1 - done) * following", ""),
+        ("state, action, reward, after, done = batch", "del done", ""),
+        ("state, action, reward, after, _ = batch", "pass", ""),
+        ("state, action, reward, after = batch[:4]; done = False", "pass", ""),
+        ("state, action, reward, after, done = world.step()", "pass", ""),
+    ],
+    ids=["done", "not done", "mask", "read", "dropped", "underscore", "no part of a batch", "of an environment"],
+)
+def test_a_part_of_a_batch_that_nothing_reads(unpacked: str, used: str, expected: str, tmp_path: Path) -> None:
+    script = tmp_path / "loop.py"
+    script.write_text(EPISODES.format(unpacked=unpacked, used=used))
+    with ProcessWatch() as process:
+        runpy.run_path(str(script))
+    found = [(one.name, one.severity) for one in process.findings() if one.name.endswith("never read")]
+    assert found == [(expected, "warning")] * bool(expected)

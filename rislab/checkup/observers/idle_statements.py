@@ -1,4 +1,4 @@
-"""Statements that do nothing: a method that is named and not called, and a result that nobody keeps."""
+"""Statements that do nothing: a method that is not called, a result that nobody keeps, a part of a batch unread."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim.optimizer import Optimizer
 
-from rislab.checkup.findings import Finding, as_fault
+from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import Observer, Roots
 from rislab.checkup.recording.source_text import last_word, syntax_tree
@@ -22,6 +22,14 @@ METHODS = ("eval", "train", "zero_grad", "step", "backward")
 OUT_OF_PLACE = ("clamp", "clip", "div", "lerp", "mul", "nan_to_num")
 FOLLOWING = (*OUT_OF_PLACE, "add", "sub")
 UNCHANGED = {"grad": "the gradient stays as it is", "data": "the tensor stays as it is"}
+# Parts of a batch without which a target, or attention, is another one.
+ENDS = {
+    f"{negation}{word}{plural}"
+    for negation in ("", "not_", "non_")
+    for word in ("done", "terminal", "terminated", "termination")
+    for plural in ("", "s", "_batch", "_mask")
+}
+MASKS = {f"{word}_mask" for word in ("attention", "attn", "pad", "padding", "key_padding", "src_padding", "loss")}
 # So many forwards without gradients, steps and backwards tell which lines of a file run.
 EVENTS = 240
 
@@ -65,7 +73,47 @@ class IdleStatements(Observer):
                 if text := _idle(node.value):
                     where = f"{name}:{node.lineno}"
                     results.append(as_fault(Code.LOSSES, "statement that does nothing", text, where))
+            results += [
+                _unread_part(node.id, f"{name}:{node.lineno}")
+                for scope in _scopes_that_ran(tree, lines)
+                for node in _never_read(scope)
+            ]
         return results
+
+
+def _unread_part(word: str, where: str) -> Finding:
+    """The finding of a part of a batch that nobody reads."""
+    name = "mask never read" if word in MASKS else "end of episodes never read"
+    why = "padding counts as the rest does" if word in MASKS else "a target goes on beyond the end of its episode"
+    return as_warning(Code.ARGUMENTS, name, f"{word} is taken out of a batch, and nothing reads it: {why}", where)
+
+
+def _scopes_that_ran(tree: ast.Module | None, lines: set[int]) -> list[ast.Module | ast.FunctionDef]:
+    """A file, and the functions in it of which lines are known to have run."""
+    functions = [one for one in ast.walk(tree) if isinstance(one, ast.FunctionDef)] if tree is not None else []
+    ran = [one for one in functions if any(one.lineno <= line <= (one.end_lineno or 0) for line in lines)]
+    return [tree, *ran] if tree is not None else []
+
+
+def _never_read(scope: ast.Module | ast.FunctionDef) -> Iterator[ast.Name]:
+    """Where a scope unpacks an end or a mask beside other parts, and nothing in it reads that name."""
+    inner = {
+        id(part)
+        for one in ast.walk(scope)
+        if one is not scope and isinstance(one, ast.FunctionDef | ast.Lambda | ast.ClassDef)
+        for part in ast.walk(one)
+    }
+    read = {one.id for one in ast.walk(scope) if isinstance(one, ast.Name) and not isinstance(one.ctx, ast.Store)}
+    for node in ast.walk(scope):
+        given = node.value if isinstance(node, ast.Assign) else node.iter if isinstance(node, ast.For) else None
+        # What an environment gives back is no batch.
+        if given is None or id(node) in inner or (isinstance(given, ast.Call) and last_word(given.func) == "step"):
+            continue
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]  # type: ignore[attr-defined]
+        for target in targets:
+            parts = [one for one in ast.walk(target) if isinstance(one, ast.Name)]
+            others = sum(one.id in read for one in parts)
+            yield from (one for one in parts if others > 1 and one.id in ENDS | MASKS and one.id not in read)
 
 
 def _that_ran(body: list[ast.stmt], lines: set[int]) -> Iterator[ast.Expr]:
