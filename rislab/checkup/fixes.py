@@ -31,6 +31,7 @@ FIXES = {
     "rate that no group has": "set the rate of each group: for group in optimizer.param_groups: group['lr'] = rate",
     "one rate for all groups": "multiply the rate that each group was made with, group['initial_lr'], by a factor",
     "perturbation never undone": "subtract what was added to the weights before the step is taken",
+    "mask that leaves out nothing": "make the mask from the tokens or the lengths: mask = tokens != padding",
     "mask never read": "give the mask to the network, or to the loss",
     "end of episodes never read": "let nothing follow an end: reward + discount * (1 - done) * next_value",
     "average begins elsewhere": "begin as a copy: target.load_state_dict(network.state_dict())",

@@ -282,7 +282,8 @@ _OF_THE_LOOP = (
                 "attention to padding alone", "mask over the queries", "axes exchanged by a view",
                 "targets that no answer reaches",
                 "layers without an activation", "the blank among the targets", "logit of the target is constant",
-                "targets of one class", "mask never read", "end of episodes never read"),
+                "targets of one class", "mask that leaves out nothing", "mask never read",
+                "end of episodes never read"),
         reference=f"{DOCS}nn.html#loss-functions",
     ),
     Rule(

@@ -68,7 +68,6 @@ def attention() -> nn.Module:
 
 REAL = (TOKENS > 0).long()
 CASES: list[tuple[Callable[..., Tensor], Callable[[], dict[str, nn.Module]], Tensor, str]] = [
-    (attended, lambda: {"attention": attention()}, torch.ones_like(TOKENS), "warning"),
     (attended, lambda: {"attention": attention()}, REAL, ""),
     (last, lambda: {"cell": cell()}, REAL, "fault"),  # it is given the lengths
     (last_and_lengths, lambda: {"cell": cell()}, REAL, "warning"),
@@ -201,3 +200,56 @@ def test_a_mask_over_the_queries_leaves_the_padding_in(masked: str, expected: li
 
     model = Of(call, table=nn.Embedding(12, 8, padding_idx=0), key=nn.Linear(8, 8))
     assert [one.name for one in sequence_probes(model, (TOKENS,), {}) if one.severity == "fault"] == expected
+
+
+@pytest.mark.parametrize("left", [False, True], ids=["right", "left"])
+@pytest.mark.parametrize("vectors", [False, True], ids=["tokens", "vectors"])
+@pytest.mark.parametrize(
+    ("keep", "take"),
+    [
+        (lambda real: real, lambda mask: mask),
+        (lambda real: real.long(), lambda mask: mask == 1),
+        (lambda real: real.float()[:, None, None, :], lambda mask: mask[:, 0, 0] > 0),
+        (lambda real: ~real, lambda mask: ~mask),
+        (lambda real: (~real) * -1e9, lambda mask: mask == 0),
+    ],
+    ids=["keeps", "ones", "broadcast", "leaves out", "added"],
+)
+def test_a_mask_that_leaves_out_nothing_beside_padding(
+    keep: Callable[..., Tensor], take: Callable[..., Tensor], vectors: bool, left: bool
+) -> None:
+    torch.manual_seed(0)
+    table = nn.Embedding(12, 8, padding_idx=0)
+    table.weight.data *= 0.3  # so that a place attends to others too
+    tokens = TOKENS.flip(1) if left else TOKENS
+    given = table(tokens).detach() if vectors else tokens
+
+    def call(p: Any, given: Tensor, mask: Tensor) -> Tensor:
+        queries = given if vectors else p["table"](given)
+        scores = (queries @ queries.mT).masked_fill(~take(mask)[:, None, :], -1e9)
+        mixed: Tensor = scores.softmax(-1) @ queries
+        return mixed
+
+    network = Of(call, table=table)
+
+    def names(real: Tensor) -> list[str]:
+        return [one.name for one in sequence_probes(network, (given, keep(real)), {})]
+
+    assert names(torch.ones_like(tokens, dtype=torch.bool)) == ["mask that leaves out nothing"]
+    assert "mask that leaves out nothing" not in names(tokens > 0)
+
+
+def test_a_mask_that_leaves_out_nothing_may_do_no_harm() -> None:
+    """Where each place sees those before it, padding behind it is not seen; a table of ones may be no mask."""
+    table, everything = nn.Embedding(12, 8, padding_idx=0), torch.ones_like(TOKENS, dtype=torch.bool)
+    before = torch.ones(TOKENS.shape[1], TOKENS.shape[1], dtype=torch.bool).tril()
+
+    def causal(p: Any, tokens: Tensor, mask: Tensor) -> Tensor:
+        queries = p["table"](tokens)
+        scores = (queries @ queries.mT).masked_fill(~(mask[:, None, :] & before), -1e9)
+        mixed: Tensor = scores.softmax(-1) @ queries
+        return mixed
+
+    assert sequence_probes(Of(causal, table=table), (TOKENS, everything), {}) == []
+    unread = Of(lambda p, tokens, ones: (p["table"](tokens) * (tokens > 0)[..., None]).sum(1), table=table)
+    assert sequence_probes(unread, (TOKENS, everything), {}) == []

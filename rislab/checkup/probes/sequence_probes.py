@@ -1,4 +1,4 @@
-"""What is tried on networks of sequences: whether padding changes their answers, or is all that is attended to."""
+"""What is tried on networks of sequences: whether padding changes answers, and what masks leave out."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ NOTHING = -1e3
 def sequence_probes(network: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> list[Finding]:
     """Faults and warnings of what was tried on a network and an input of it; what cannot be tried tells nothing."""
     findings = []
-    for probe in (_attention, _padding, _backward_direction):
+    for probe in (_attention, _empty_mask, _padding, _backward_direction):
+        if probe is _padding and findings:
+            continue  # a mask that is wrong tells why
         try:
             findings += probe(network, (args, named))
         except Exception:  # of the network, on an input that it does not take
@@ -71,11 +73,10 @@ def _padding(network: nn.Module, arguments: Arguments) -> list[Finding]:
     for one, two in zip(wide.values(), less.values(), strict=True):
         if one.is_floating_point() and one.dim() > 1 and len(one) == len(two) == len(short):
             if one.shape[1] == width and two.shape[1] == narrow:
-                # Only the places before the padding.
-                real = torch.arange(narrow, device=one.device) < lengths[short][:, None]
-                one, two = one[:, :narrow][real], two[real]
-            if one.shape == two.shape and bool(torch.isfinite(one).all()):
-                largest = max(largest, float((two - one).norm() / one.norm().clamp_min(1e-30)))
+                one = one[:, :narrow]
+            # Only the places before the padding.
+            real = torch.arange(narrow, device=one.device) < lengths[short][:, None]
+            largest = max(largest, _change(one, two, real))
             lost |= one.shape == two.shape and len(one) >= MANY_ROWS and _spread(one) < FORGOTTEN * _spread(two)
     if not largest > FADING:
         return []
@@ -89,6 +90,60 @@ def _padding(network: nn.Module, arguments: Arguments) -> list[Finding]:
         text += "; the network is given the lengths of the rows, and answers alike with those of other rows"
     # Padding that is learned with may be meant, but not where the lengths are at hand, nor where the rows are lost.
     return [(as_fault if lost or unread else as_warning)(Code.ARGUMENTS, "answers change with padding", text)]
+
+
+def _empty_mask(network: nn.Module, arguments: Arguments) -> list[Finding]:
+    """A mask that leaves out nothing, beside rows with padding: once as it is, and once with that left out."""
+    given = tensors_in(arguments)
+    padded = next((places for value in given.values() if (places := _padded_places(value)) is not None), None)
+    masks = {
+        id(value)
+        for value in given.values()
+        if padded is not None and _has_shape_of(value, padded) and _is_one_number(value)
+    }
+    if padded is None or not masks:
+        return []
+    run = runner(copy_network(network).eval())
+    with torch.no_grad():
+        before = tensors_in(run(arguments))
+        masked = map_leaves(arguments, lambda leaf: _masking(leaf, padded) if id(leaf) in masks else leaf)
+        after = tensors_in(run(masked))
+    largest = max(
+        (_change(one, two, ~padded) for one, two in zip(before.values(), after.values(), strict=True)), default=0.0
+    )
+    if largest <= FADING:
+        return []
+    text = (
+        f"{int(padded.any(1).sum())} of {len(padded)} rows have padding, and the mask that the network is given leaves "
+    )
+    text += f"out nothing: with the padding left out, its answers change by {largest:.2g} of themselves"
+    return [as_warning(Code.ARGUMENTS, "mask that leaves out nothing", text)]
+
+
+def _has_shape_of(value: Tensor, padded: Tensor) -> bool:
+    """Whether a tensor has a number for each place of each row, as a mask that is broadcast over heads and queries."""
+    return value.dim() > 1 and value.numel() == padded.numel() and (len(value), value.shape[-1]) == tuple(padded.shape)
+
+
+def _is_one_number(value: Tensor) -> bool:
+    return bool((value == value.flatten()[0]).all()) and float(value.flatten()[0]) in (0.0, 1.0)
+
+
+def _masking(mask: Tensor, padded: Tensor) -> Tensor:
+    """The mask with the padding left out: 1 keeps; of 0, what is added keeps, and what is true leaves out."""
+    places = padded.reshape(mask.shape)
+    if bool(mask.all()):
+        return (~places).to(mask.dtype)
+    return places * NOTHING if mask.is_floating_point() else places.to(mask.dtype)
+
+
+def _change(one: Tensor, two: Tensor, real: Tensor) -> float:
+    """By how much of themselves answers differ, at real places if there is one for each; 0 of what is no answer."""
+    if not one.is_floating_point() or one.dim() < 2 or one.shape != two.shape:
+        return 0.0
+    if one.shape[:2] == real.shape:
+        one, two = one[real], two[real]
+    return float((two - one).norm() / one.norm().clamp_min(1e-30)) if bool(torch.isfinite(one).all()) else 0.0
 
 
 def _ignores_lengths(run: Any, arguments: Arguments, lengths: Tensor) -> bool:
@@ -135,7 +190,15 @@ def _attention(network: nn.Module, arguments: Arguments) -> list[Finding]:
 
 
 def _padded_places(value: Tensor) -> Tensor | None:
-    """Where rows of tokens, or of vectors, are padded at their ends; None if that is not to be seen."""
+    """Where rows of tokens, or of vectors, are padded, at their ends or all at their beginnings; None if none are."""
+    if value.dim() not in (2, 3):
+        return None
+    at_ends = _padded_ends(value)
+    at_beginnings = None if at_ends is not None else _padded_ends(value.flip(1))
+    return at_ends if at_beginnings is None else at_beginnings.flip(1)
+
+
+def _padded_ends(value: Tensor) -> Tensor | None:
     if value.dim() == 3 and value.is_floating_point():
         empty = ~value.bool().any(2)
         length = (~empty).sum(1)
