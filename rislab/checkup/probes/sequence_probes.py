@@ -35,7 +35,7 @@ NOTHING = -1e3
 
 def sequence_probes(network: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> list[Finding]:
     """Faults and warnings of what was tried on a network and an input of it; what cannot be tried tells nothing."""
-    findings = []
+    findings: list[Finding] = []
     for probe in (_attention, _empty_mask, _padding, _backward_direction):
         if probe is _padding and findings:
             continue  # a mask that is wrong tells why
