@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -27,6 +29,32 @@ def test_a_ratio_that_stays_1_after_steps_on_the_same_inputs(kind: str) -> None:
             optimizer.step()
     names = [(one.name, one.severity) for one in process.findings() if one.severity != "note"]
     assert names == ([("ratio always 1", "warning")] if kind == "of itself" else [])
+
+
+@pytest.mark.parametrize("written", ["by policies", "by answers"])
+@pytest.mark.parametrize("kind", ["itself", "a copy", "itself at first"])
+def test_a_reference_that_is_the_trained_network(kind: str, written: str) -> None:
+    """The preference of DPO, whose reference stays where the policy began."""
+    torch.manual_seed(0)
+    policy = nn.Linear(3, 4)
+    frozen = copy.deepcopy(policy)
+    optimizer = torch.optim.SGD(policy.parameters(), lr=0.1)
+    with ProcessWatch(every=1) as process:
+        for step in range(10):
+            states = torch.randn(16, 3)
+            reference = policy if kind == "itself" or (kind == "itself at first" and step < 8) else frozen
+            own = policy(states).log_softmax(1)
+            with torch.no_grad():
+                other = reference(states).log_softmax(1)
+            if written == "by policies":
+                preference = (own[:, 0] - own[:, 1]) - (other[:, 0] - other[:, 1])
+            else:
+                preference = (own[:, 0] - other[:, 0]) - (own[:, 1] - other[:, 1])
+            optimizer.zero_grad()
+            (-functional.logsigmoid(0.1 * preference)).mean().backward()
+            optimizer.step()
+    names = [one.name for one in process.findings() if one.severity != "note"]
+    assert names == (["reference is the trained network"] if kind == "itself" else [])
 
 
 @pytest.mark.parametrize("kind", ["clamped", "new actions each time", "not clamped"])

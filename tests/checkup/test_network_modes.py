@@ -171,6 +171,32 @@ def test_a_teacher_that_was_trained_before_belongs_in_evaluation_mode(kind: str)
     assert found == (["frozen network in training mode"] if kind in ("in training mode", "frozen") else [])
 
 
+@pytest.mark.parametrize("trained_before", [True, False])
+@pytest.mark.parametrize("layer", [nn.BatchNorm1d(8), nn.Dropout(0.5)])
+@pytest.mark.parametrize("set_to_eval", [True, False])
+def test_layers_alone_may_be_set_to_evaluation_mode(trained_before: bool, layer: nn.Module, set_to_eval: bool) -> None:
+    """A backbone whose head is trained: train() of the whole network, then eval() of its BatchNorm or dropout."""
+    torch.manual_seed(0)
+    backbone = network(copy.deepcopy(layer))
+    with ProcessWatch() as process:
+        optimizer = torch.optim.SGD(backbone.parameters(), lr=0.01)
+        for _ in range(20 * trained_before):
+            optimizer.zero_grad()
+            nn.functional.mse_loss(backbone(X), X[:, :2]).backward()
+            optimizer.step()
+        head = nn.Linear(2, 2)
+        optimizer = torch.optim.SGD(head.parameters(), lr=0.01)
+        backbone.requires_grad_(False)
+        for _ in range(60):
+            backbone.train()
+            for one in backbone.modules() if set_to_eval else ():
+                one.train(not isinstance(one, type(layer)))
+            optimizer.zero_grad()
+            nn.functional.mse_loss(head(backbone(X)), X[:, :2]).backward()
+            optimizer.step()
+    assert bool([one for one in process.findings() if one.code == "C12"]) is not set_to_eval
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_statistics_of_a_frozen_network_before_the_trained_one_stay(training: bool) -> None:
     torch.manual_seed(0)

@@ -81,6 +81,10 @@ TWICE: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], slice, list[str]]] = 
         ["warning"],
     ),
     "once": (lambda a, t: flat(a, t[:, 1:]), ALL_BUT_LAST, []),
+    # The first token says nothing of the second, and its answer is left out.
+    "once, without the first answer": (lambda a, t: flat(a[:, 1:], t[:, 2:]), ALL_BUT_LAST, []),
+    "once, without the first answer, in the loss": (lambda a, t: flat(a[:, 1:-1], t[:, 2:]), slice(None), []),
+    "two on, without the first answer": (lambda a, t: flat(a[:, 1:-1], t[:, 3:]), ALL_BUT_LAST, ["warning"]),
 }
 
 

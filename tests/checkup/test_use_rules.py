@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import re
+import runpy
 from collections.abc import Callable
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 import torch
@@ -411,6 +413,86 @@ def test_a_weight_of_0_in_a_library_is_an_option_of_it() -> None:
     library = dict(globals())
     exec(compile(source, "site-packages/trainer/losses.py", "exec"), library)
     assert not [one for one in watched(lambda: library["a_weight_that_stays_0"](True)) if one.severity != "note"]
+
+
+def zero_factors(parts: list[nn.Parameter], output: Tensor, target: Tensor) -> Tensor:
+    """Two matrices that begin at 0, as both of an adapter's; their product and its gradients are 0."""
+    return own_loss(output.detach() @ parts[0] @ parts[1], target)
+
+
+def policy_over_itself(parts: list[nn.Parameter], output: Tensor, target: Tensor) -> Tensor:
+    """The ratio of a policy to itself, with a gradient in both."""
+    new = (output @ (parts[0] + parts[1].t())).log_softmax(-1)
+    return ((new - new).exp() * target).mean()
+
+
+def new_leaf(parts: list[nn.Parameter], output: Tensor, target: Tensor) -> Tensor:
+    return own_loss(output, target).detach().requires_grad_()
+
+
+@pytest.mark.parametrize("loss, name", [
+    (zero_factors, "units that stay equal"), (policy_over_itself, "gradients of 0"), (new_leaf, "loss detached"),
+])  # fmt: skip
+def test_gradients_of_0_are_no_detached_loss(loss: Callable[..., Tensor], name: str) -> None:
+    model = network().requires_grad_(False)
+    scale = 0.0 if loss is zero_factors else 1.0
+    parts = [nn.Parameter(scale * torch.randn(1, 3)), nn.Parameter(scale * torch.randn(3, 1))]
+    optimizer = torch.optim.SGD(parts, lr=0.1)
+
+    def loop() -> None:
+        for _ in range(12):
+            inputs, target = batch()
+            optimizer.zero_grad()
+            loss(parts, model(inputs), target).backward()
+            optimizer.step()
+
+    assert [one.name for one in watched(loop) if one.severity == "fault"] == [name]
+
+
+WEIGHT_OF_0 = """
+import argparse
+from dataclasses import dataclass
+import torch
+from torch import nn
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--ent-coef", type=float, default={option})
+args = parser.parse_args([])
+
+@dataclass
+class Config:
+    aux: float = {field}
+
+def penalty(output, strength={argument}):
+    return strength * output.square().mean()
+
+config, weights = Config(), {{"l2": {key}}}
+model = nn.Linear(4, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+for epoch in range(24):
+    computed = epoch // 100
+    output = model(torch.randn(8, 4))
+    optimizer.zero_grad()
+    ((output - 1).square().mean() + {term}).backward()
+    optimizer.step()
+"""
+
+
+@pytest.mark.parametrize("term, named", [
+    ("0 * output[0].sum()", False),  # gives each tensor a gradient, as DDP and StyleGAN's penalty need it
+    ("args.ent_coef * output.square().mean()", False),
+    ("config.aux * output.square().mean()", False),
+    ("weights['l2'] * output.square().mean()", False),
+    ("penalty(output)", False),
+    ("computed * output.square().mean()", True),
+])  # fmt: skip
+def test_a_weight_that_is_written_as_0_is_meant(term: str, named: bool, tmp_path: Path) -> None:
+    script = tmp_path / "loop.py"
+    written = 1 if named else 0
+    script.write_text(WEIGHT_OF_0.format(option=written, field=written, argument=written, key=written, term=term))
+    with ProcessWatch() as process:
+        runpy.run_path(str(script))
+    assert any("had the factor 0" in one.evidence for one in process.findings()) == named
 
 
 def watched(loop: Callable[[], None]) -> Findings:

@@ -28,7 +28,7 @@ SHAPES, PASSED = ("View", "UnsafeView", "Reshape", "Expand", "Transpose", "Permu
 # What is looked at.
 _KINDS = (
     "AddBackward", "SubBackward", "MulBackward", "PowBackward", "ClampBackward", "ExpBackward", "SumBackward1",
-    "LinalgVectorNormBackward", "BmmBackward", "IndexBackward", "GatherBackward",
+    "LinalgVectorNormBackward", "BmmBackward", "IndexBackward", "GatherBackward", "LogSigmoidBackward",
 )  # fmt: skip
 
 
@@ -48,6 +48,10 @@ class GraphPatterns(Observer):
         # Shapes of what something is differentiated by, and whether that is one number for each sample.
         self._differentiated: list[tuple[torch.Size, bool]] = []
         self._ratios, self._norms, self._cancelled, self._single, self._chosen = (Occurrences() for _ in range(5))
+        # Preferences against a reference that is the network itself, as all are before the first step; None once one is
+        # not.
+        self._preferences: Occurrences | None = Occurrences()
+        self._stepped = False
 
     def on_forward_end(self, call: ForwardEvent) -> None:
         """Remember where the input of the last forward is."""
@@ -90,6 +94,12 @@ class GraphPatterns(Observer):
                     certain = node in penalised and (shapes[shape] or shape[1] == 1)
                     why = " of single numbers" if shape[1] == 1 else ", where the network gives one number a sample"
                     self._norms.note(f"{text}{shape[2:].numel()} norms a sample{why * certain}", certain)
+            elif kind.startswith("LogSigmoidBackward") and self._stepped and self._preferences is not None:
+                given = _saved(node, "_saved_self")
+                if given is None or bool(given.any()) or not _is_against_reference(node):
+                    self._preferences = None
+                else:
+                    self._preferences.note("log-probabilities less those of a reference were 0 in all samples")
             elif text := _single_softmax(node):
                 self._single.note(text)
             elif text := _chosen_over_the_rows(node):
@@ -101,7 +111,7 @@ class GraphPatterns(Observer):
             self._cancelled.note("z + (q - z) was computed, with a gradient in both places of z", all(cancelled))
 
     def after_step(self, optimizer: Optimizer) -> None:
-        self._before = self._inputs
+        self._before, self._stepped = self._inputs, True
 
     def count_steps(self, optimizer: Optimizer, steps: int) -> None:
         """The inputs of the last step are not known."""
@@ -124,6 +134,10 @@ class GraphPatterns(Observer):
             text = text if certain else text.rpartition(";")[0]
             kind = as_fault if certain else as_warning
             results.append(kind(Code.LOSSES, "ratio always 1", text, self._ratios.where))
+        same = self._preferences
+        if same is not None and same.count >= 2 * AGREEING:
+            text = f"{same}, after steps too: the reference is the network that is trained"
+            results.append(as_warning(Code.LOSSES, "reference is the trained network", text, same.where))
         if self._norms.count >= AGREEING:
             norms = self._norms
             results.append(norms.kind(Code.LOSSES, "gradient penalty per position", norms.text, norms.where))
@@ -148,6 +162,18 @@ def _cancels(node: Node) -> bool | None:
             if taken == own and all(weight == 1 for weight in weights):
                 return rest[0] is None or own[0] not in nodes_behind(rest[0], NODES)
     return None
+
+
+def _is_against_reference(node: Node) -> bool:
+    """Whether what logsigmoid() is given is a difference in which one side, or one side of both, has no gradient."""
+    sources = sources_of(node)
+    while len(sources) == 1 and sources[0].name().startswith(("MulBackward", "DivBackward", "NegBackward")):
+        sources = sources_of(sources[0])
+    outer = sources[0] if len(sources) == 1 else None
+    if outer is None or not outer.name().startswith("SubBackward"):
+        return False
+    inner = [one for one in sources_of(outer) if one.name().startswith("SubBackward")]
+    return any(len(sources_of(one)) == 1 for one in (outer, *inner))
 
 
 def _is_always_1(node: Node) -> bool:

@@ -105,7 +105,7 @@ class _Network:
 
     module: nn.Module  # itself
     norms: list[Any]  # its layers with running statistics
-    drops: bool  # whether it has a dropout
+    drops: list[Any]  # its layers with a dropout
     first: float  # a number of its first weight, which tells whether it moves
     stepped: bool = False  # whether an optimiser stepped one of its tensors
     trained: _Forwards = field(default_factory=_Forwards)
@@ -125,9 +125,13 @@ class _Network:
         """What is to be known of a module."""
         layers = list(module.modules())
         norms = [one for one in layers if isinstance(one, NORMS) and one.running_mean is not None]
-        drops = any(isinstance(one, DROPOUTS) and one.p > 0 for one in layers)
-        drops |= any(isinstance(one, nn.RNNBase | nn.MultiheadAttention) and one.dropout > 0 for one in layers)
+        drops: list[Any] = [one for one in layers if isinstance(one, DROPOUTS) and one.p > 0]
+        drops += [one for one in layers if isinstance(one, nn.RNNBase | nn.MultiheadAttention) and one.dropout > 0]
         return cls(module, norms, drops, _first_weight(module))
+
+    def is_loose(self) -> bool:
+        """Whether a layer that depends on the mode is in training mode, as none is once all have been set to eval()."""
+        return any(one.training for one in (*self.norms, *self.drops))
 
     def note_statistics(self) -> None:
         """An evaluation: have its weights moved since the last one, and its statistics not?"""
@@ -177,8 +181,9 @@ class NetworkModes(Observer):
             self._networks[key], self._pauses[key] = _Network.of(module), _Pause(module)
         network = self._networks[key]
         self._connect(key, call)
+        loose = call.training and network.is_loose()
         if not gradients:
-            (network.training_mode if call.training else network.evaluated).note(call, self._count.total)
+            (network.training_mode if loose else network.evaluated).note(call, self._count.total)
             # eval() reaches all modules, and whoever turns a dropout on again leaves the others.
             inner = [] if call.training else [one for one in module.modules() if one is not module]
             if len(inner) > 1 and all(one.training for one in inner):
@@ -187,8 +192,9 @@ class NetworkModes(Observer):
         elif call.training:
             network.trained.note(call, self._count.total)
             network.normalised |= any(one.training for one in network.norms)
-        if call.training:
+        if loose:
             self._pauses[key].note(call, module, self._count.total)
+        if call.training:
             self._look_at_frozen(network)
 
     def _connect(self, key: int, call: ForwardEvent) -> None:
@@ -252,7 +258,7 @@ class NetworkModes(Observer):
         for key, network in self._networks.items():
             trained = self._is_trained(network)
             name = type(network.module).__name__
-            results += self._of_trained(network, name) if trained else self._of_frozen(network, name)
+            results += self._of_trained(network, name) if trained else self._of_frozen(network, self._pauses[key], name)
             results += self._of_trained_before(network, self._pauses[key], name) if trained else []
             results += _of_momentum(network, name) if trained and network.normalised else []
             if network.never_moved and (trained or self._is_copy(network)):
@@ -290,7 +296,7 @@ class NetworkModes(Observer):
 
     def _of_trained(self, network: _Network, name: str) -> list[Finding]:
         results = []
-        wrong, depends = network.training_mode, network.drops or any(one.momentum for one in network.norms)
+        wrong, depends = network.training_mode, bool(network.drops) or any(one.momentum for one in network.norms)
         rare = self._count.total >= max(STEPS, STEPS_BETWEEN * min(FIRST, len(wrong.steps))) and wrong.are_rare()
         # Dropout by Monte Carlo is run several times each time; and after the training, statistics are taken once more,
         # before an evaluation in evaluation mode.
@@ -322,12 +328,12 @@ class NetworkModes(Observer):
             results.append(kind(Code.DRIFT, "inputs of evaluation in another range", text, where))
         return results
 
-    def _of_frozen(self, network: _Network, name: str) -> list[Finding]:
+    def _of_frozen(self, network: _Network, pause: _Pause, name: str) -> list[Finding]:
         """A network that no optimiser steps, that never moves, and that answers in training mode at most steps."""
         runs = max(network.training_mode, network.trained, key=lambda one: len(one.steps))
         if len(runs.steps) < AGREEING or _first_weight(network.module) != network.first or runs.are_rare():
             return []
-        if not (network.drops or network.norms) or self._is_between(network.evaluated.steps):
+        if not pause.forwards.count or self._is_between(network.evaluated.steps):
             return _of_statistics(network, name, runs)
         layers = "dropout" if network.drops else "BatchNorm"
         text = f"{name} has {layers}, is trained by no optimiser, and answers in training mode: {runs.count} forwards"
@@ -341,7 +347,7 @@ class NetworkModes(Observer):
         evaluated = any(last < step < total for step in network.evaluated.steps)
         if max(runs.steps) - min(runs.steps) < STEPS or runs.are_rare() or evaluated:
             return []
-        if not (network.drops or network.norms) or _first_weight(network.module) != pause.weight:
+        if _first_weight(network.module) != pause.weight:
             return []
         layers = "dropout" if network.drops else "BatchNorm"
         text = f"{name} has {layers}, and its training was over after {last} steps; it answers in training mode in "

@@ -16,7 +16,7 @@ from rislab.checkup.observers.loss_arguments import loss_arguments, setting
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import ForwardEvent, LossEvent, Observer, Roots
 from rislab.checkup.recording.looks import Looks
-from rislab.checkup.recording.loss_graph import LossAlone, cuts_of_one_place
+from rislab.checkup.recording.loss_graph import Cuts, LossAlone, places_cut
 from rislab.checkup.recording.tensors import tensors_of
 from rislab.checkup.rules import Code
 
@@ -55,7 +55,7 @@ class TokenTargets(Observer):
         self._names: dict[type[nn.Module], list[str]] = {}  # of the arguments of forwards
         self._inside = False
         self._last: tuple[nn.Module, list[Tensor], set[int]] | None = None
-        self._waiting: list[tuple[Tensor, int, int, str, tuple[str, ...]]] = []
+        self._waiting: list[tuple[Tensor, int, Cuts, str, tuple[str, ...]]] = []
         self._alone = LossAlone()
 
     def on_forward(self, module: nn.Module, training: bool) -> None:
@@ -99,7 +99,7 @@ class TokenTargets(Observer):
             where, stack = caller()
             weighed = setting(call, "weight", 2, None) is not None
             ignored = int(setting(call, "ignore_index", 4, -100))
-            waiting = (given[1].detach(), ignored if not weighed else -1, cuts_of_one_place(given[0]), where, stack)
+            waiting = (given[1].detach(), ignored if not weighed else -1, places_cut(given[0]), where, stack)
             if self._inside:
                 self._waiting.append(waiting)
             else:
@@ -109,7 +109,7 @@ class TokenTargets(Observer):
         self._alone.note_backward(roots[0][0] if len(roots) == 1 else None)
         return self._alone.others
 
-    def _compare(self, target: Tensor, ignored: int, cuts: int, where: str, stack: tuple[str, ...]) -> None:
+    def _compare(self, target: Tensor, ignored: int, cuts: Cuts, where: str, stack: tuple[str, ...]) -> None:
         if self._last is None:
             return
         network, tables, targets = self._last
@@ -119,8 +119,8 @@ class TokenTargets(Observer):
             return
         place = self._places.setdefault(stack, _Place(where, network))
         try:
-            place.shifts.append(shift_between(target, ignored, inputs, alone))
-            place.twice.append(_shifted_twice(target, ignored, inputs, alone, cuts))
+            place.shifts.append(_of_answers(shift_between(target, ignored, inputs, alone), inputs, cuts))
+            place.twice.append(_shifted_twice(target, ignored, inputs, alone, cuts.last))
             place.padding.append(None if ignored == -1 else padding_in(target, ignored, inputs))
         except RuntimeError:
             # The tensors of vmap and of some compilers have no numbers that could be read.
@@ -157,6 +157,14 @@ class TokenTargets(Observer):
 
 def _always(values: list[tuple[int, int] | None], wanted: int) -> bool:
     return len(values) >= CALLS and all(value is not None and value[0] == wanted for value in values)
+
+
+def _of_answers(shift: tuple[int, int] | None, inputs: list[Tensor], cuts: Cuts) -> tuple[int, int] | None:
+    """The shift against the answers, whose first places a loss may leave out as nothing foretells them."""
+    if shift is None or not cuts.front or cuts.size not in inputs[shift[1]].shape:
+        return shift
+    places = shift[0] - cuts.front
+    return (places, shift[1]) if places >= 0 else None
 
 
 def _has(values: list[tuple[int, int] | None], wanted: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Container, Iterator, Sequence
+from typing import NamedTuple
 
 from torch import Tensor
 from torch.autograd.graph import Node
@@ -54,26 +55,38 @@ class LossAlone:
         return self._backwards > 0 and not self.others
 
 
-def cuts_of_one_place(value: Tensor) -> int:
-    """How often the last place of a dimension was cut off, on the way from a network's answer to what a loss is given.
+class Cuts(NamedTuple):
+    """Places that were cut off one dimension, on the way from a network's answer to what a loss is given."""
+
+    front: int  # so many first ones
+    last: int  # how often the last one was
+    size: int  # of the dimension before, 0 if nothing was cut
+
+
+def places_cut(value: Tensor) -> Cuts:
+    """What was cut off a network's answer.
 
     Args:
         value: that the loss is given, with its classes in the last dimension before.
     """
-    node, cuts = value.grad_fn, 0
+    node, cuts = value.grad_fn, list[tuple[int, int, bool, int]]()
     for _ in range(_WAY):
         if node is None or not node.name().lstrip("_").startswith(_SHAPES):
             break
         sizes = getattr(node, "_saved_self_sym_sizes", ())
         if node.name().startswith("SliceBackward"):
-            along, end = int(getattr(node, "_saved_dim", 0)), int(getattr(node, "_saved_end", 0))
+            along, step = int(getattr(node, "_saved_dim", 0)), int(getattr(node, "_saved_step", 1))
             size = int(sizes[along])
-            # An end that is counted from the end is kept as a number without a sign.
-            end = end - _UNSIGNED + size if end >= _UNSIGNED // 2 else end
-            first, step = int(getattr(node, "_saved_start", 0)), int(getattr(node, "_saved_step", 1))
-            cuts += first == 0 and step == 1 and end == size - 1 and along < len(sizes) - 1
+            # A place that is counted from the end is kept as a number without a sign.
+            first, end = (
+                place - _UNSIGNED + size if place >= _UNSIGNED // 2 else place
+                for place in (int(getattr(node, "_saved_start", 0)), int(getattr(node, "_saved_end", 0)))
+            )
+            if along < len(sizes) - 1:
+                cuts.append((along, first * (step == 1), first == 0 and step == 1 and end == size - 1, size))
         node = next(iter(sources_of(node)), None)
-    return cuts
+    front = sum(first for _, first, _, _ in cuts) if len({along for along, *_ in cuts}) == 1 else 0
+    return Cuts(front, sum(last for _, _, last, _ in cuts), cuts[-1][-1] if cuts else 0)
 
 
 def sources_of(node: Node) -> list[Node]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 # What may be done with a scheduler that never ticks: its state is kept, its rates are looked at.
 _LOOKED_AT = ("get_last_lr", "state_dict", "load_state_dict", "last_epoch", "base_lrs", "optimizer")
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 @functools.lru_cache(maxsize=64)
@@ -132,6 +133,64 @@ def _made(tree: ast.Module, kind: str) -> Iterator[list[ast.expr]]:
             assigned[id(node.value)] = [node.target]
     for call in calls_of(tree, kind):
         yield assigned.get(id(call), [])
+
+
+def multiplies_by_written_0(frame: str) -> bool:
+    """Whether a function multiplies by a 0 that is written there, or its file by a name that is given nothing but a 0.
+
+    Args:
+        frame: file and line within the function, as caller() and exact_caller() give them.
+    """
+    name, _, place = frame.rpartition(":")
+    line, tree = place.partition("+")[0], syntax_tree(name)
+    if tree is None or not line.isdigit():
+        return False
+    around = [one for one in ast.walk(tree) if isinstance(one, _FUNCTIONS) and one.lineno <= int(line) <= _end(one)]
+    of_module = [one for one in tree.body if not isinstance(one, (*_FUNCTIONS, ast.ClassDef))]
+    parts: list[ast.stmt] = [*around[-1:]] or of_module
+    if any(_is_0(factor) for part in parts for factor in _factors(part)):
+        return True
+    words = {*map(last_word, _factors(tree))} - {""}
+    given = [(word, value) for node in ast.walk(tree) for word, value in _given(node) if word in words]
+    # What hands a name on under itself, as an argument does, gives it nothing new.
+    others = {word for word, value in given if not _is_0(value) and last_word(value) != word}
+    return any(_is_0(value) and word not in others for word, value in given)
+
+
+def _end(node: ast.stmt) -> int:
+    return node.end_lineno or node.lineno
+
+
+def _factors(tree: ast.AST) -> Iterator[ast.expr]:
+    """What is multiplied in a part of a file."""
+    for one in ast.walk(tree):
+        if isinstance(one, ast.BinOp) and isinstance(one.op, ast.Mult):
+            yield from (one.left, one.right)
+
+
+def _is_0(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and type(node.value) in (int, float) and node.value == 0
+
+
+def _given(node: ast.AST) -> Iterator[tuple[str, ast.expr]]:
+    """The names that are given a value, with it: of variables, arguments, keys and options of a command line."""
+    if isinstance(node, ast.Assign):
+        yield from ((last_word(target), node.value) for target in node.targets)
+    elif isinstance(node, (ast.AnnAssign, ast.AugAssign)) and node.value is not None:
+        yield last_word(node.target), node.value
+    elif isinstance(node, ast.arguments):
+        positional = [*node.posonlyargs, *node.args]
+        yield from ((one.arg, value) for one, value in zip(reversed(positional), reversed(node.defaults), strict=False))
+        named = zip(node.kwonlyargs, node.kw_defaults, strict=True)
+        yield from ((one.arg, value) for one, value in named if value is not None)
+    elif isinstance(node, ast.Dict):
+        keys = zip(node.keys, node.values, strict=True)
+        yield from ((str(key.value), value) for key, value in keys if isinstance(key, ast.Constant))
+    elif isinstance(node, ast.Call):
+        yield from ((one.arg, one.value) for one in node.keywords if one.arg)
+        defaults = [one.value for one in node.keywords if one.arg == "default"]
+        options = [one.value for one in node.args if isinstance(one, ast.Constant) and isinstance(one.value, str)]
+        yield from ((one.lstrip("-").replace("-", "_"), value) for one in options for value in defaults)
 
 
 def calls_of(tree: ast.Module, kind: str) -> Iterator[ast.Call]:

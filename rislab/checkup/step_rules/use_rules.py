@@ -6,6 +6,7 @@ from itertools import pairwise
 
 from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.recording.call_stack import by_library
+from rislab.checkup.recording.source_text import multiplies_by_written_0
 from rislab.checkup.recording.trace import ForwardUse, Trace
 from rislab.checkup.recording.windows import WatchedRun, near
 from rislab.checkup.rules import Code
@@ -159,8 +160,10 @@ def terms_without_weight(run: WatchedRun) -> list[Finding]:
     sums = [batch for batch in run.trace.micro_batches if len(batch.term_factors) > 1 and all(batch.term_factors)]
     # A weight that is to rise may not have got that far, or have risen in steps that are merged.
     ended = not run.trace.stopped and not run.trace.crashed and not len(run.trace.merged)
-    # A weight of 0 in a library is an option of it.
+    # A weight of 0 in a library is an option of it, and one that is written out is meant.
     for line in {batch.call_stack for batch in sums if not by_library(batch.call_stack)} if ended else ():
+        if any(map(multiplies_by_written_0, line)):
+            continue
         there = [batch for batch in sums if batch.call_stack == line]
         terms = [batch.term_factors for batch in there]
         if len(terms) < WITHOUT_WEIGHT or len(set(map(len, terms))) > 1:

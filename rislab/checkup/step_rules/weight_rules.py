@@ -102,7 +102,17 @@ def _why_unmoved(stuck: list[str], moving: list[Step], trace: Trace) -> list[Fin
         if any(batch.gradient is not None and bool(batch.gradient.any()) for batch in trace.micro_batches):
             # They were zeroed before the step, which wrong_gradients() says.
             return []
-        aliases: tuple[str, ...] = ("main loss weight 0", "zeroed before the step")
-        return [as_fault(Code.WEIGHTS, "loss detached", f"all gradients are 0; {text}", aliases=aliases)]
+        return [_without_gradient(stuck, text, trace)]
     aliases = ("warm-up counted in samples",)
     return [as_fault(Code.WEIGHTS, "weights kept in bf16", f"{rate}; {text}", aliases=aliases)]
+
+
+def _without_gradient(stuck: list[str], text: str, trace: Trace) -> Finding:
+    """Why all gradients are 0: no backward reaches the weights, or what it brings them is 0."""
+    if not all(batch.kind and batch.weight for batch in trace.micro_batches):
+        aliases = ("main loss weight 0", "zeroed before the step")
+        return as_fault(Code.WEIGHTS, "loss detached", f"all gradients are 0; {text}", aliases=aliases)
+    if len(stuck) > 1 and {*stuck} <= {*trace.zeros}:
+        text = f"all began at 0 throughout, which leaves each of two factors without a gradient; {text}"
+        return as_fault(Code.WEIGHTS, "units that stay equal", text, aliases=("gradients of 0",))
+    return as_fault(Code.WEIGHTS, "gradients of 0", f"the loss depends on the weights, and all gradients are 0; {text}")
