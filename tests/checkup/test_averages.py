@@ -391,3 +391,29 @@ def test_an_average_takes_the_place_of_the_weights_for_the_evaluation_alone(kind
                         value.copy_(own)
     found = [one.severity for one in watched.findings() if one.name == "averaged weights stay"]
     assert found == [expected] * bool(expected)
+
+
+@pytest.mark.parametrize("kind", ["never", "each step", "late", "without copies", "rate of 0"])
+def test_a_shadow_that_takes_the_place_of_the_weights_follows_them(kind: str) -> None:
+    """One whose updates begin late follows in the end; without a copy, an evaluation is of the weights."""
+    model, criterion = network(), nn.MSELoss()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0 if kind == "rate of 0" else 0.1)
+    shadow = [value.detach().clone() for value in model.parameters()]
+    with watch(model, optimizer) as watched:
+        for step in range(30):
+            criterion(model(torch.randn(8, 3)), torch.randn(8, 1)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            with torch.no_grad():
+                if kind == "each step" or (kind == "late" and step > 15):
+                    for own, value in zip(shadow, model.parameters(), strict=True):
+                        own.mul_(0.9).add_(value, alpha=0.1)
+                if step % 5 == 4:
+                    aside = [value.clone() for value in model.parameters()]
+                    for value, own in zip(model.parameters(), shadow, strict=True):
+                        value.copy_(value if kind == "without copies" else own)
+                    model(torch.randn(8, 3))
+                    for value, own in zip(model.parameters(), aside, strict=True):
+                        value.copy_(own)
+    found = [one.severity for one in watched.findings() if one.name == "average never moves"]
+    assert found == (["warning"] if kind == "never" else [])

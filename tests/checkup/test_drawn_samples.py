@@ -101,3 +101,53 @@ def test_an_entropy_that_is_lowered(kind: str) -> None:
             ).backward()
             optimizer.step()
     assert _names(process) == [("fault", "entropy is lowered")] * (kind == "lowered")
+
+
+def of_the_actor(kind: str, actor: nn.Module, critic: nn.Module, states: Tensor) -> Tensor:
+    """The loss of an actor whose actions a critic judges."""
+    mean, spread = actor(states).chunk(2, 1)
+    policy = Normal(mean, spread.exp())
+    action = policy.rsample() if kind == "rsample" else policy.sample()
+    score = policy.log_prob(action)
+    if kind == "an energy":  # lowered at data, raised at samples of what is trained by another score
+        return (
+            critic(torch.cat([states, states[:, :1]], 1)).mean()
+            - critic(torch.cat([states, action], 1)).mean()
+            + (score * torch.randn(32, 1)).mean()
+        )
+    action = action.tanh() if "squashed" in kind else action
+    value = critic(torch.cat([states, action], 1))
+    if kind == "a score of the policy":
+        return -(score * value.detach()).mean()
+    if kind == "a score and a regression":
+        return -(score * (value.detach() - 1)).mean() + 0.5 * (value - 1).square().mean()
+    if kind == "the next state":  # of an environment, whose value is regressed
+        return (
+            -(score * torch.randn(32, 1)).mean() + (critic(torch.cat([states + action, action], 1)) - 1).square().mean()
+        )
+    return ((policy.entropy() if "entropy" in kind else score) * 0.1 - value).mean()
+
+
+@pytest.mark.parametrize(
+    ("kind", "named"),
+    [
+        ("sample", True),
+        ("sample, squashed", True),
+        ("sample and entropy", True),
+        ("rsample", False),
+        ("a score of the policy", False),
+        ("a score and a regression", False),
+        ("the next state", False),
+        ("an energy", False),
+    ],
+)
+def test_a_critic_trains_the_actor_by_the_action(kind: str, named: bool) -> None:
+    torch.manual_seed(0)
+    actor, critic = nn.Linear(3, 2), nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+    optimizer = torch.optim.Adam([*actor.parameters(), *critic.parameters()], lr=0.01)
+    with ProcessWatch() as process:
+        for _ in range(6):
+            optimizer.zero_grad()
+            of_the_actor(kind, actor, critic, torch.randn(32, 3)).backward()
+            optimizer.step()
+    assert ("fault", "sample without a gradient") in _names(process) if named else _names(process) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -287,3 +288,164 @@ def test_sums_at_repeated_places_that_keep_one_term_are_a_fault(kind: str) -> No
             optimizer.step()
     named = any(one.name == "sums that keep one of their terms" for one in process.findings())
     assert named is (kind == "assigned")
+
+
+def weighed(kind: str, answers: Tensor, classes: Tensor, mask: Tensor) -> Tensor:
+    """A loss of 6 samples of 8 places each, of which a mask leaves some out."""
+    each = functional.cross_entropy(answers.transpose(1, 2), classes, reduction="none")
+    smoothed = functional.cross_entropy(answers.transpose(1, 2), classes, label_smoothing=0.1)
+    tasks = torch.tensor([1.0, 0, 0, 1, 1])  # of which there are not as many as places
+    return {
+        "a mean of torch": functional.cross_entropy(answers.flatten(0, 1), classes.flatten()) * mask.reshape(-1, 1),
+        "its own mean": 0.5 * each.mean() * mask,
+        "a smoothed mean": mask * smoothed,
+        "a mean of all classes": functional.mse_loss(answers, torch.zeros_like(answers)) * mask,
+        "weights": each.mean() * mask.cumsum(1),
+        "no padding": each.mean() * torch.ones_like(mask),
+        "tasks": each.mean() * tasks,
+        "one switch": each.mean() * mask[0, 0],
+        "each place": each * mask,
+        "a mean of each sample": each.mean(1, keepdim=True) * mask,
+    }[kind].sum() / mask.sum()
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("a mean of torch", "fault"),
+        ("its own mean", "fault"),
+        ("a smoothed mean", "fault"),
+        ("a mean of all classes", "fault"),
+        ("weights", "warning"),
+        ("no padding", ""),
+        ("tasks", ""),
+        ("one switch", ""),
+        ("each place", ""),
+        ("a mean of each sample", ""),
+    ],
+)
+def test_a_mask_comes_before_the_mean(kind: str, expected: str) -> None:
+    torch.manual_seed(0)
+    network = nn.Linear(4, 3)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    mask = (torch.arange(8) < torch.tensor([[8], [3], [5], [6], [2], [7]])).float()
+    with ProcessWatch() as process:
+        for _ in range(6):
+            loss = weighed(kind, network(torch.randn(6, 8, 4)), torch.randint(0, 3, (6, 8)), mask)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    found = [one.severity for one in process.findings() if one.name == "mask after the mean"]
+    assert found == ([expected] if expected else [])
+
+
+class Attention(nn.Module):
+    """Answers of places, each a weighted sum of the values of all places of its sample."""
+
+    def __init__(self, kind: str, axis: int) -> None:
+        super().__init__()
+        self.kind, self.axis = kind, axis
+        self.parts, self.drop = nn.Linear(8, 24), nn.Dropout(0.2)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        samples, places, _ = inputs.shape
+        query, key, value = self.parts(inputs).view(samples, places, 2, 12).transpose(1, 2).split(4, -1)
+        if self.kind == "votes":  # of places for groups, as between capsules: each place spreads one vote
+            return torch.einsum(
+                "bio,biod->bod",
+                (value @ torch.randn(4, 3)).mean(1).softmax(2),
+                value[:, 0, :, None].expand(-1, -1, 3, -1),
+            )
+        if self.kind == "pool":  # places into groups, each place belongs to one
+            return (value @ torch.randn(4, 3)).softmax(self.axis).transpose(2, 3) @ value
+        key = key[:, :, :4] if self.kind == "fewer keys" else key
+        value = value[:, :, :4] if self.kind == "fewer keys" else value
+        if self.kind == "linear":
+            return query.softmax(-1) @ (key.softmax(-2).transpose(2, 3) @ value)
+        if self.kind == "einsum":
+            weights = torch.einsum("bhqd,bhkd->bhqk", query, key).div(2).softmax(self.axis)
+            return torch.einsum("bhqk,bhkd->bhqd", self.drop(weights), value)
+        weights = ((query @ key.transpose(2, 3)) / 2).softmax(self.axis)
+        if self.kind == "normalised again":
+            weights = weights / weights.sum(-1, keepdim=True)
+        if self.kind == "transposed":
+            weights = weights.transpose(2, 3)
+        return self.drop(weights) @ value
+
+
+@pytest.mark.parametrize(
+    ("kind", "axis", "expected"),
+    [
+        ("matmul", 1, "fault"),
+        ("einsum", 1, "fault"),
+        ("matmul", 2, "warning"),
+        ("einsum", 2, "warning"),
+        ("transposed", 3, ""),
+        ("matmul", 3, ""),
+        ("einsum", -1, ""),
+        ("transposed", 2, ""),
+        ("fewer keys", 2, ""),
+        ("normalised again", 2, ""),
+        ("normalised again", 1, ""),
+        ("linear", -1, ""),
+        ("pool", 3, ""),
+        ("votes", 2, ""),
+    ],
+)
+def test_the_weights_of_an_attention_sum_to_1_over_the_keys(kind: str, axis: int, expected: str) -> None:
+    """Places that compete for keys, pools, capsules and linear attention are normalised along others on purpose."""
+    torch.manual_seed(0)
+    network = Attention(kind, axis)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
+    with ProcessWatch() as process:
+        for _ in range(6):
+            optimizer.zero_grad()
+            network(torch.randn(5, 6, 8)).square().mean().backward()
+            optimizer.step()
+    found = [one.severity for one in process.findings() if one.name == "normalised along another axis"]
+    assert found == ([expected] if expected else [])
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("equal", "warning"),
+        ("all right", ""),
+        ("a difference", "fault"),
+        ("a loss", "fault"),
+        ("one shape", ""),
+        ("pairs of labels", ""),
+        ("classes", ""),
+        ("a difference of one shape", ""),
+        ("a loss of one shape", ""),
+    ],
+)
+def test_what_an_evaluation_compares_has_one_shape(kind: str, expected: str) -> None:
+    """A difference is followed in the first backwards alone; what a comparison is for is not known later."""
+    torch.manual_seed(0)
+    network = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    inputs, labels = torch.randn(16, 3), (torch.arange(16) % 3 == 0).float()
+    with warnings.catch_warnings(), ProcessWatch() as process:
+        warnings.simplefilter("ignore", UserWarning)
+        for _ in range(3):
+            for _ in range(4 if "difference" in kind else 30):
+                optimizer.zero_grad()
+                functional.mse_loss(network(inputs).squeeze(1), labels).backward()
+                optimizer.step()
+            with torch.no_grad():
+                given = network(inputs)
+                given = given.squeeze(1) if kind in ("one shape", "a loss of one shape") else given
+                answers = given > 0.5 if kind != "all right" else labels[:, None] > 0
+                if "loss" in kind:
+                    functional.mse_loss(given, labels).item()
+                elif "difference" in kind:
+                    (given - (labels[:, None] if "one" in kind else labels)).abs().mean().item()
+                elif kind == "pairs of labels":
+                    (labels[:, None] == labels).float().mean().item()
+                elif kind == "classes":
+                    (answers.long() == torch.arange(16)).sum(0)
+                else:
+                    (answers.float() == labels).float().mean().item()
+    found = [one.severity for one in process.findings() if one.name == "arguments that broadcast"]
+    assert found == ([expected] if expected else [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -143,3 +144,50 @@ def test_an_empty_state_loads_nothing() -> None:
     model = nn.Linear(3, 1)
     assert unfit(model, {}) == ["warning"]
     assert unfit(model, {}, copy.deepcopy(nn.Linear(3, 1).state_dict())) == []
+
+
+def kept(kind: str) -> list[str]:
+    """Severities of what is said of states that a loop keeps, one an epoch."""
+    torch.manual_seed(0)
+    models = [nn.Linear(3, 2) for _ in range(4)]
+    states: list[Any] = []
+    with ProcessWatch() as process:
+        for epoch in range(4):
+            model = models[epoch if kind == "of several networks" else 0]
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            for _ in range(3):
+                optimizer.zero_grad()
+                model(torch.randn(8, 3)).square().mean().backward()
+                if kind != "nothing moves":
+                    optimizer.step()
+            state: Any = model.state_dict()
+            if kind == "clones":
+                state = {name: value.clone() for name, value in state.items()}
+            if kind == "on the CPU":
+                state = {name: value.cpu() for name, value in state.items()}
+            if kind == "saved one by one":
+                torch.save({"model": state}, io.BytesIO())
+            states = (
+                [state] if kind == "the last one" else [*states, copy.deepcopy(state) if kind == "copies" else state]
+            )
+            if kind == "a cycle":
+                cycle: list[Any] = [state]
+                cycle.append(cycle)
+                states = []
+        if kind == "averaged":
+            model.load_state_dict({name: torch.stack([one[name] for one in states]).mean(0) for name in states[0]})
+        if kind == "saved together":
+            torch.save(states, io.BytesIO())
+    return [one.severity for one in process.findings() if one.name == "kept states are one"]
+
+
+@pytest.mark.parametrize("kind", ["averaged", "saved together", "on the CPU"])
+def test_states_that_are_kept_are_those_of_then(kind: str) -> None:
+    assert kept(kind) == ["warning"]
+
+
+@pytest.mark.parametrize(
+    "kind", ["copies", "clones", "the last one", "of several networks", "saved one by one", "nothing moves", "a cycle"]
+)
+def test_copies_of_states_and_single_ones_may_be_kept(kind: str) -> None:
+    assert kept(kind) == []

@@ -1365,6 +1365,7 @@ REPORTED: dict[str, Callable[[], Any]] = {
     "on_order": lambda: list(DistributedSampler([1, 2], num_replicas=1, rank=0)),  # type: ignore[arg-type]
     "on_seed": lambda: torch.manual_seed(0),
     "on_save": lambda: torch.save({}, io.BytesIO()),
+    "on_state": lambda: nn.Linear(2, 1).state_dict(),
     "on_print": lambda: print("a line of 1.5"),
     "on_schedule": lambda: _schedule(LambdaLR),
     "on_plateau": lambda: _schedule(ReduceLROnPlateau, 1.0),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from rislab.checkup.process_watch import ProcessWatch
 
@@ -79,3 +81,40 @@ def test_what_cannot_be_looked_into_is_saved_all_the_same() -> None:
         optimizer.step()
         torch.save(Closed(a=1), target)
     assert target.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("kind", "named"),
+    [
+        ("evaluated", True),
+        ("both evaluated", True),
+        ("saved in the end", True),
+        ("updated late", False),
+        ("saved early", False),
+        ("broken off", False),
+    ],
+)
+def test_an_average_that_is_used_was_given_weights(kind: str, named: bool) -> None:
+    """A run may be too short for its first update, and a state of before is no result."""
+    torch.manual_seed(0)
+    network = nn.Linear(3, 2)
+    average = AveragedModel(network)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    with contextlib.suppress(KeyboardInterrupt), ProcessWatch() as process:
+        for step in range(20):
+            optimizer.zero_grad()
+            network(torch.randn(4, 3)).square().mean().backward()
+            optimizer.step()
+            if kind == "updated late" and step > 17:
+                average.update_parameters(network)
+            if step % 5 == 4 and not kind.startswith("saved"):
+                with torch.no_grad():
+                    average(torch.randn(4, 3))
+                    if kind == "both evaluated":
+                        network(torch.randn(4, 3))
+            if step == (19 if kind == "saved in the end" else 9):
+                torch.save({"average": average.state_dict()}, io.BytesIO())
+        if kind == "broken off":
+            raise KeyboardInterrupt
+    found = [one.severity for one in process.findings() if one.name == "average never moves"]
+    assert found == ["warning"] * named

@@ -12,6 +12,7 @@ from torch.autograd.graph import Node
 from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.observers.occurrences import AGREEING, Occurrences
 from rislab.checkup.recording.events import ForwardEvent, Observer, Roots
+from rislab.checkup.recording.interception import BACKWARDS
 from rislab.checkup.recording.loss_graph import nodes_behind, sources_of
 from rislab.checkup.recording.tensors import MarkedTensors
 from rislab.checkup.rules import Code
@@ -50,8 +51,7 @@ class AllPairs(Observer):
         rows = (self._compared.of(tensors[0]) or 0) if len(tensors) == 1 else 0
         follows = rows > 0
         if follows and (isinstance(output, float) or (isinstance(output, Tensor) and not output.dim())):
-            text = f"a column ({rows}, 1) was compared with {rows} numbers: the score counts {rows} x {rows} pairs"
-            self._scored.note(text)
+            self._scored.note(_of_pairs(rows))
         if not isinstance(output, Tensor) or output.dim() != 2:
             return
         if not follows:
@@ -65,7 +65,7 @@ class AllPairs(Observer):
                 if kind.startswith(("SubBackward", "RsubBackward")) and targets and len(self._differences) < HELD:
                     self._differences[output.grad_fn] = rows
                 return
-            follows = rows in self._answers and output.dtype is torch.bool
+            follows = rows in self._answers and (output.dtype is torch.bool or _is_difference(given, output))
         if follows and not output.requires_grad:
             self._compared.mark(output, rows)
 
@@ -107,14 +107,66 @@ class AllPairs(Observer):
         return results
 
 
-def _pairs_of(given: Sequence[Any]) -> int:
-    """The length of a column and of a row, of other numbers, that two tensors are; 0 if they are none."""
+class EvaluatedPairs(Observer):
+    """Looks at what the answers of evaluations are compared with, once AllPairs does so no more."""
+
+    def __init__(self) -> None:
+        self._rows = self._backwards = 0  # length of the column that the last forward gave, 0 if it is none of these
+        self._scored = Occurrences()
+        self._differ = False  # whether a column was another one than its row
+
+    def on_backward(self, roots: Roots) -> bool:
+        self._backwards += 1
+        return self._backwards >= BACKWARDS
+
+    def on_forward_end(self, call: ForwardEvent) -> None:
+        column = isinstance(call.output, Tensor) and call.output.dim() == 2 and call.output.shape[1] == 1
+        self._rows = len(call.output) if column and not torch.is_grad_enabled() else 0
+
+    def on_comparison(self, given: Sequence[Any], output: Any) -> None:
+        late = self._rows and self._backwards >= BACKWARDS
+        if late and _shapes_of_pairs(given) == self._rows and not any(map(_is_count, given)):
+            self._scored.note(_of_pairs(self._rows))
+            self._differ |= _pairs_of(given) > 0
+
+    def findings(self) -> list[Finding]:
+        if self._scored.count < AGREEING or not self._differ:
+            return []
+        # What is made of the comparison is not seen: it may be a mask of pairs.
+        text, where = f"{self._scored.count} times {self._scored.text}", self._scored.where
+        return [as_warning(Code.ARGUMENTS, "arguments that broadcast", text, where)]
+
+
+def _of_pairs(rows: int) -> str:
+    return f"a column ({rows}, 1) was compared with {rows} numbers: the score counts {rows} x {rows} pairs"
+
+
+def _is_count(value: Tensor) -> bool:
+    """Whether a tensor numbers the classes, 0, 1, 2, …, as answers are compared with all of them."""
+    flat = value.detach().flatten()
+    return torch.equal(flat, torch.arange(len(flat), dtype=flat.dtype, device=flat.device))
+
+
+def _is_difference(given: Sequence[Any], output: Tensor) -> bool:
+    """Whether a result is the difference of a column and a row."""
+    one, other = given
+    return torch.equal(output, one - other)
+
+
+def _shapes_of_pairs(given: Sequence[Any]) -> int:
+    """The length of a column and of a row that two tensors are; 0 if they are none."""
     if len(given) != 2 or not all(isinstance(one, Tensor) for one in given):
         return 0
     row, column = sorted(given, key=Tensor.dim)
     rows = column.shape[0] if column.dim() == 2 else 0
-    fits = rows >= SQUARE and row.shape == (rows,) and column.shape == (rows, 1)
-    return rows if fits and not torch.equal(row, column.squeeze(1).to(row.dtype)) else 0
+    return rows if rows >= SQUARE and row.shape == (rows,) and column.shape == (rows, 1) else 0
+
+
+def _pairs_of(given: Sequence[Any]) -> int:
+    """The length of a column and of a row, of other numbers, that two tensors are; 0 if they are none."""
+    rows = _shapes_of_pairs(given)
+    row, column = sorted(given, key=Tensor.dim) if rows else (None, None)
+    return rows if rows and not torch.equal(row, column.squeeze(1).to(row.dtype)) else 0  # type: ignore[union-attr, arg-type]
 
 
 def _reduced(node: Node) -> Node | None:

@@ -151,6 +151,12 @@ class CopiesOfOne:
         if any(copy.is_average for copy in self._copies):
             self.left.after_step(self._weights)
 
+    def before_evaluation(self, module: nn.Module) -> None:
+        """A forward in evaluation begins, the first since a step."""
+        own = {id(weight) for weight in self._weights}
+        if any(id(value) in own for value in nn.Module.parameters(module)):
+            self.left.before_evaluation(self._weights, self._first)
+
     def after_evaluation(self) -> None:
         """A step is about to begin after an evaluation: perhaps from an average, in place of the weights."""
         self.left.before_step(self._weights, [copy for copy in self._copies if copy.is_average])
@@ -354,7 +360,11 @@ class MovingAverages(Observer):
 
     def on_forward(self, module: nn.Module, training: bool) -> None:
         """A forward without a graph, or in evaluation mode, may be that of an average."""
-        self._evaluated |= not training or not torch.is_grad_enabled()
+        if training and torch.is_grad_enabled():
+            return
+        for copies in self._copies.values() if not self._evaluated else ():
+            copies.before_evaluation(module)
+        self._evaluated = True
 
     def after_step(self, optimizer: Optimizer) -> None:
         """The weights are where the step has led them."""

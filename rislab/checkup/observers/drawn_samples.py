@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,12 +17,17 @@ from torch.utils.hooks import unserializable_hook
 from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import ForwardEvent, Observer, Roots
-from rislab.checkup.recording.loss_graph import nodes_behind
+from rislab.checkup.recording.loss_graph import nodes_behind, sources_of
 from rislab.checkup.recording.tensors import has_numbers, tensors_of
 from rislab.checkup.rules import Code
 
-# Distributions that are held between two backwards, and samples of each; nodes that are gone through.
-HELD, SAMPLES, NODES = 64, 4, 2000
+# Distributions that are held between two backwards, and those with their graphs; samples of each, and what is made of
+# them; nodes that are gone through, and those near the root of a loss.
+HELD, LAST, SAMPLES, MADE, NODES, NEAR = 64, 4, 4, 16, 2000, 100
+# Nodes by which a loss is linear in what they take.
+_LINEAR = (
+    "Add", "Sub", "Rsub", "Neg", "Mul", "Div", "Mean", "Sum", "Min", "Squeeze", "Unsqueeze", "View", "Reshape",
+)  # fmt: skip
 # Backwards, and gradients of entropies, that must agree.
 AGREEING, ENTROPIES = 3, 6
 
@@ -33,9 +38,12 @@ class _Drawn:
 
     distribution: weakref.ReferenceType[Any]  # itself
     where: str  # file and line of the first sample
+    node: Node | None  # that made its first parameter; None once others came after it
     samples: list[Tensor] = field(default_factory=list)
+    made: list[Tensor] = field(default_factory=list)  # of samples, without a gradient
     scored: set[int] = field(default_factory=set)  # places of samples whose log-probability was asked for
     answers: set[Node] = field(default_factory=set)  # of networks that a sample went into
+    indirect: set[Node] = field(default_factory=set)  # of those that what is made of one went into
 
 
 class DrawnSamples(Observer):
@@ -46,7 +54,7 @@ class DrawnSamples(Observer):
     def __init__(self) -> None:
         self._drawn: list[_Drawn] = []
         self._scored = False  # whether any log-probability was asked for
-        self._others = self._right = self._cut = 0
+        self._others = self._right = self._cut = self._beside = 0
         self._where = ["", ""]
 
     def end(self, error: BaseException | None) -> None:
@@ -57,10 +65,14 @@ class DrawnSamples(Observer):
 
     def on_sample(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], value: Tensor) -> None:
         distribution = args[0]
-        if torch.is_grad_enabled() and _node_of(distribution) is not None:
+        node = _node_of(distribution) if torch.is_grad_enabled() else None
+        if node is not None:
             one = self._of(distribution)
             if one is None and len(self._drawn) < HELD:
-                one = _Drawn(weakref.ref(distribution), caller()[0])
+                # A function may have drawn, and be over before the backward; graphs are kept alive for the last ones.
+                for other in self._drawn[-LAST:][:1]:
+                    other.node = None
+                one = _Drawn(weakref.ref(distribution), caller()[0], node if type(distribution) is Normal else None)
                 self._drawn.append(one)
             if one is not None and len(one.samples) < SAMPLES:
                 one.samples.append(value)
@@ -71,6 +83,13 @@ class DrawnSamples(Observer):
         if one is not None:
             one.scored |= {place for place, sample in enumerate(one.samples) if sample is value}
 
+    def on_result(self, given: Sequence[Any], output: Any) -> None:
+        """What is made of a sample, as by tanh(), or put beside another input, stands for it."""
+        for one in self._drawn if isinstance(output, Tensor) and not output.requires_grad else ():
+            known = {*map(id, one.samples), *map(id, one.made)}
+            if len(one.made) < MADE and any(id(value) in known for value in tensors_of(given)):
+                one.made.append(output)
+
     def on_forward_end(self, call: ForwardEvent) -> None:
         if self._drawn and call.training and torch.is_grad_enabled():
             given = set(map(id, call.inputs))
@@ -78,6 +97,8 @@ class DrawnSamples(Observer):
             for one in self._drawn:
                 if any(id(sample) in given for sample in one.samples):
                     one.answers.update(nodes)
+                if any(id(value) in given for value in one.made):
+                    one.indirect.update(nodes)
 
     def on_backward(self, roots: Roots) -> None:
         drawn, self._drawn = self._drawn, []
@@ -86,29 +107,47 @@ class DrawnSamples(Observer):
         self._right += bool(first)
         if others:
             self._others, self._where[0] = self._others + 1, others[0].where
-        normal = [one for one in drawn if type(one.distribution()) is Normal]
-        if not normal or self._scored or len(roots) != 1 or roots[0][0].grad_fn is None:
+        normal = [one for one in drawn if one.node is not None]
+        if not normal or len(roots) != 1 or roots[0][0].grad_fn is None:
+            return
+        if self._note_beside(normal, roots[0][0].grad_fn) or self._scored:
             return
         nodes = set(nodes_behind(roots[0][0].grad_fn, NODES))
         layers = {value.data_ptr() for node in nodes for value in _inputs_of(node)}
         entered = [
             one for one in normal if one.answers & nodes or any(value.data_ptr() in layers for value in one.samples)
         ]
-        if entered and all(_node_of(one.distribution()) in nodes for one in entered):
+        if entered and all(one.node in nodes for one in entered):
             self._cut, self._where[1] = self._cut + 1, entered[0].where
+
+    def _note_beside(self, drawn: list[_Drawn], root: Node) -> bool:
+        """Whether the answer to a sample is a term of a loss, beside its log-probability or an entropy."""
+        near, weighed = _linear(root)
+        behind = {node for one in weighed for node in nodes_behind(one, NODES)}
+        nodes = set(nodes_behind(root, NODES))
+        for one in drawn:
+            if (one.answers | one.indirect) & near and one.node in nodes - behind:
+                self._beside, self._where[1] = self._beside + 1, one.where
+                return True
+        return False
 
     def findings(self) -> list[Finding]:
         results = []
+        if self._beside >= AGREEING:
+            text = f"in {self._beside} backwards, the answer of a network to a sample() of a Normal is a term of the "
+            text += "loss, beside its log-probability or entropy: the sample carries no gradient, so that the answer "
+            text += "does not train what the Normal is made from"
+            results.append(as_fault(Code.LOSSES, "sample without a gradient", text, self._where[1]))
+        elif self._cut >= AGREEING and not self._scored:
+            text = f"in {self._cut} backwards, sample() of a Normal went into a network: it carries no gradient, and "
+            text += "no log-probability was asked for, so that the loss of that network does not train what the Normal "
+            text += "is made from"
+            results.append(as_fault(Code.LOSSES, "sample without a gradient", text, self._where[1]))
         if self._others >= AGREEING and not self._right:
             text = f"in {self._others} backwards, the log-probability was asked of a sample that was drawn for it, and "
             text += "never of the first sample of the distribution, which was drawn to be used"
             # Of two samples one may be a baseline for the other.
             results.append(as_warning(Code.LOSSES, "log-probability of another sample", text, self._where[0]))
-        if self._cut >= AGREEING and not self._scored:
-            text = f"in {self._cut} backwards, sample() of a Normal went into a network: it carries no gradient, and "
-            text += "no log-probability was asked for, so that the loss of that network does not train what the Normal "
-            text += "is made from"
-            results.append(as_fault(Code.LOSSES, "sample without a gradient", text, self._where[1]))
         return results
 
 
@@ -144,6 +183,27 @@ class LoweredEntropies(Observer):
         text = f"in {ENTROPIES} backwards the gradient of the entropy of a policy was above 0, in the first it was "
         text += f"{self._gradients[0].max():.3g}: each step lowers it, and the policy stops to explore"
         return [as_fault(Code.LOSSES, "entropy is lowered", text, self._where)]
+
+
+def _linear(root: Node) -> tuple[set[Node], list[Node]]:
+    """Nodes that a loss is linear in, with one factor for all samples, and those that have one for each sample."""
+    near, weighed, waiting = {root}, [], [root]
+    while waiting and len(near) < NEAR:
+        node = waiting.pop()
+        sources = sources_of(node)
+        if not node.name().startswith(_LINEAR):
+            continue
+        if node.name().startswith("Div") and len(sources) > 1:
+            continue  # within the log-probability itself
+        given = [getattr(node, name, None) for name in ("_saved_other", "_saved_self")]
+        if node.name().startswith("Mul") and (
+            len(sources) > 1 or any(isinstance(one, Tensor) and one.numel() > 1 for one in given)
+        ):
+            weighed.append(node)
+            continue
+        waiting += [one for one in sources if one not in near]
+        near.update(sources)
+    return near, weighed
 
 
 def _inputs_of(node: Node) -> list[Tensor]:

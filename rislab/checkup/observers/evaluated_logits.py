@@ -7,9 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rislab.checkup.findings import Finding, as_fault
+from rislab.checkup.observers.all_pairs import EvaluatedPairs
 from rislab.checkup.observers.loss_arguments import loss_arguments
 from rislab.checkup.recording.call_stack import caller
-from rislab.checkup.recording.events import LossEvent, Observer
+from rislab.checkup.recording.events import LossEvent
 from rislab.checkup.recording.looks import Looks
 from rislab.checkup.rules import Code
 
@@ -18,10 +19,11 @@ from rislab.checkup.rules import Code
 CALLS, NUMBERS, SHARE, SPREAD = 3, 256, 0.25, 0.05
 
 
-class EvaluatedLogits(Observer):
-    """Compares the range of what binary_cross_entropy_with_logits() is given in training and in evaluation."""
+class EvaluatedLogits(EvaluatedPairs):
+    """Also compares the range of what binary_cross_entropy_with_logits() is given in training and in evaluation."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._looks = Looks()
         self._network = self._trained = 0  # called last, and in training, by identity
         self._outside = 0.0  # the share of the last logits of training that are no probabilities
@@ -51,10 +53,10 @@ class EvaluatedLogits(Observer):
     def findings(self) -> list[Finding]:
         enough = self._calls >= CALLS and self._numbers >= NUMBERS and self._spread >= SPREAD
         if self._refuted or not enough or self._outside < SHARE:
-            return []
+            return super().findings()
         text = f"all {self._numbers} numbers that binary_cross_entropy_with_logits() was given in {self._calls} "
         text += f"evaluations lie between 0 and 1, and {self._outside:.0%} of those of the training do not"
-        return [as_fault(Code.ARGUMENTS, "probabilities where logits belong", text, self._where)]
+        return [*super().findings(), as_fault(Code.ARGUMENTS, "probabilities where logits belong", text, self._where)]
 
 
 def _inside(logits: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from itertools import islice
 
@@ -14,7 +15,7 @@ from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.observers.occurrences import AGREEING, Occurrences
 from rislab.checkup.recording.events import ForwardEvent, Observer, Roots
 from rislab.checkup.recording.looks import Looks
-from rislab.checkup.recording.loss_graph import nodes_behind, sources_of
+from rislab.checkup.recording.loss_graph import factors, nodes_behind, sources_of
 from rislab.checkup.rules import Code
 
 # Nodes of a graph that are gone through.
@@ -27,9 +28,18 @@ SHAPES, PASSED = ("View", "UnsafeView", "Reshape", "Expand", "Transpose", "Permu
 
 # What is looked at.
 _KINDS = (
-    "AddBackward", "SubBackward", "MulBackward", "PowBackward", "ClampBackward", "ExpBackward", "SumBackward1",
-    "LinalgVectorNormBackward", "BmmBackward", "IndexBackward", "GatherBackward", "LogSigmoidBackward",
+    "AddBackward", "SubBackward", "MulBackward", "PowBackward", "ClampBackward", "ExpBackward", "SumBackward",
+    "LinalgVectorNormBackward", "BmmBackward", "IndexBackward", "GatherBackward", "MeanBackward", "LogSigmoidBackward",
 )  # fmt: skip
+# By which scores become the weights of an attention, and how many of these nodes are passed; what dropout and a cast to
+# half precision leave of the relative differences between two weights.
+SCORES, WAY, SCALED = (
+    ("Mul", "Div", "Add", "Sub", "MaskedFill", "Where", "NativeDropout", *SHAPES, "Clone", "ToCopy"),
+    12,
+    0.01,
+)
+# What torch keeps of a loss that gives a number for each sample; the fewest places of a mask.
+NONE, PLACES = 0, 4
 
 
 class GraphPatterns(Observer):
@@ -47,7 +57,7 @@ class GraphPatterns(Observer):
         self._gains: list[Tensor] = []  # what ratios that are clamped were multiplied with, in the backward before
         # Shapes of what something is differentiated by, and whether that is one number for each sample.
         self._differentiated: list[tuple[torch.Size, bool]] = []
-        self._ratios, self._norms, self._cancelled, self._single, self._chosen = (Occurrences() for _ in range(5))
+        self._ratios, self._noted = Occurrences(), defaultdict[str, Occurrences](Occurrences)
         # Preferences against a reference that is the network itself, as all are before the first step; None once one is
         # not.
         self._preferences: Occurrences | None = Occurrences()
@@ -93,22 +103,28 @@ class GraphPatterns(Observer):
                     # Of a network with an answer for each place it may be meant, and of what no penalty compares.
                     certain = node in penalised and (shapes[shape] or shape[1] == 1)
                     why = " of single numbers" if shape[1] == 1 else ", where the network gives one number a sample"
-                    self._norms.note(f"{text}{shape[2:].numel()} norms a sample{why * certain}", certain)
+                    self._noted["norms"].note(f"{text}{shape[2:].numel()} norms a sample{why * certain}", certain)
             elif kind.startswith("LogSigmoidBackward") and self._stepped and self._preferences is not None:
                 given = _saved(node, "_saved_self")
                 if given is None or bool(given.any()) or not _is_against_reference(node):
                     self._preferences = None
                 else:
                     self._preferences.note("log-probabilities less those of a reference were 0 in all samples")
+            elif masked := _mean_before_its_mask(node):
+                self._noted["masked"].note(*masked)
             elif text := _single_softmax(node):
-                self._single.note(text)
+                self._noted["single"].note(text)
+            elif attention := _over_no_keys(node):
+                self._noted["heads" if attention[1] else "queries"].note(*attention)
             elif text := _chosen_over_the_rows(node):
-                self._chosen.note(text)
+                self._noted["chosen"].note(text)
         if self._gains and any(torch.equal(one, other) for one in self._gains for other in gains):
             # The same samples as in the backward before, on which a step was taken.
             self._same_samples += self._inputs == self._before
         if cancelled:
-            self._cancelled.note("z + (q - z) was computed, with a gradient in both places of z", all(cancelled))
+            self._noted["cancelled"].note(
+                "z + (q - z) was computed, with a gradient in both places of z", all(cancelled)
+            )
 
     def after_step(self, optimizer: Optimizer) -> None:
         self._before, self._stepped = self._inputs, True
@@ -119,12 +135,14 @@ class GraphPatterns(Observer):
 
     def findings(self) -> list[Finding]:
         results = []
-        if self._cancelled.count >= AGREEING:
-            text = f"{self._cancelled}: they cancel each other, and what is computed of the sum does not train z"
+        if self._noted["cancelled"].count >= AGREEING:
+            text = (
+                f"{self._noted['cancelled']}: they cancel each other, and what is computed of the sum does not train z"
+            )
             # A step of a recurrence, z + (f(z) - z), is right.
-            kind = self._cancelled.kind
+            kind = self._noted["cancelled"].kind
             text += "; q does not depend on z otherwise" * (kind is as_fault)
-            results.append(kind(Code.LOSSES, "straight-through without detach", text, self._cancelled.where))
+            results.append(kind(Code.LOSSES, "straight-through without detach", text, self._noted["cancelled"].where))
         if self._again >= AGREEING and not self._others:
             text = f"{self._ratios}, in {self._again} of them after a step on the same inputs: old is computed by the "
             text += "network that is trained"
@@ -138,12 +156,18 @@ class GraphPatterns(Observer):
         if same is not None and same.count >= 2 * AGREEING:
             text = f"{same}, after steps too: the reference is the network that is trained"
             results.append(as_warning(Code.LOSSES, "reference is the trained network", text, same.where))
-        if self._norms.count >= AGREEING:
-            norms = self._norms
+        if self._noted["norms"].count >= AGREEING:
+            norms = self._noted["norms"]
             results.append(norms.kind(Code.LOSSES, "gradient penalty per position", norms.text, norms.where))
-        for one in (self._single, self._chosen):
+        for name in ("single", "chosen", "heads", "queries"):
+            one = self._noted[name]
             if one.count >= AGREEING:
-                results.append(as_fault(Code.ARGUMENTS, "normalised along another axis", str(one), one.where))
+                # Over the queries it may be meant, as where they compete for the keys.
+                kind = as_warning if name == "queries" else as_fault
+                results.append(kind(Code.ARGUMENTS, "normalised along another axis", str(one), one.where))
+        if self._noted["masked"].count >= AGREEING:
+            text, where = str(self._noted["masked"]), self._noted["masked"].where
+            results.append(self._noted["masked"].kind(Code.ARGUMENTS, "mask after the mean", text, where))
         return results
 
 
@@ -245,6 +269,77 @@ def _single_softmax(node: Node) -> str:
             text = f"a sum over {places[0]} places has the weights of a softmax over dimension {over} of "
             return f"{text}{tuple(shape)}, which are 1 whatever it is given"
     return ""
+
+
+def _over_no_keys(node: Node) -> tuple[str, bool] | None:
+    """What is said of a sum over keys whose weights were normalised along another axis, and whether over no queries.
+
+    Weights are a softmax of what a product of queries and keys has given; a pool, whose weights are those of groups,
+    or an average of votes has no such scores.
+    """
+    if not node.name().startswith("BmmBackward"):
+        return None
+    softmax = _behind(node.next_functions[0][0], "SoftmaxBackward")
+    if softmax is None or _behind(next(iter(sources_of(softmax)), None), "BmmBackward") is None:
+        return None
+    weights, result = _saved(node, "_saved_self"), _saved(softmax, "_saved_result")
+    if weights is None or result is None or result.dim() < 3:
+        return None
+    axis, shape = _from_start(softmax._saved_dim, result.dim()), result.shape  # type: ignore[attr-defined]
+    queries, keys = shape[-2:]
+    if axis == result.dim() - 1 or shape[axis] == 1 or weights.shape[-2:] != shape[-2:] or 1 in (queries, keys):
+        return None
+    one, other = weights.detach()[0], result.reshape(-1, queries, keys)[0]
+    nonzero = one != 0
+    ratios = one[nonzero].double() / other[nonzero].double()
+    if weights.numel() != result.numel() or not len(ratios) or bool((ratios / ratios[0] - 1).abs().max() > SCALED):
+        return None  # the axes were exchanged, or something else came between
+    text = f"a sum over {keys} keys has the weights of a softmax over dimension {axis} of {tuple(shape)}: over "
+    if axis < result.dim() - 2:
+        return f"{text}neither keys nor queries", True
+    return (f"{text}the queries", False) if queries == keys else None
+
+
+def _behind(node: Node | None, kind: str) -> Node | None:
+    """The nearest node of a kind, by what leaves an element at its place; None if something else comes first."""
+    for _ in range(WAY):
+        if node is None or node.name().startswith(kind) or not node.name().lstrip("_").startswith(SCORES):
+            break
+        node = next(iter(sources_of(node)), None)
+    return node if node is not None and node.name().startswith(kind) else None
+
+
+def _mean_before_its_mask(node: Node) -> tuple[str, bool] | None:
+    """What is said of one number, made of a loss of many places, times a mask of these; whether it is all 0 and 1."""
+    product = _unshaped(next(iter(sources_of(node)), None)) if node.name().startswith(("Sum", "Mean")) else None
+    if product is None or not product.name().startswith("MulBackward") or len(product.next_functions) != 2:
+        return None
+    places, mask = _places_of(next(iter(sources_of(product)), None)), None
+    if places and len(sources_of(product)) == 1:
+        given = [_saved(product, name) for name in ("_saved_other", "_saved_self")]
+        mask = next((one for one in given if one is not None and one.numel() >= PLACES), None)
+    if mask is None or places % mask.numel() or bool((mask == mask.flatten()[0]).all()):
+        return None
+    text = (
+        f"a loss of {places} places was made one number, and then multiplied with {tuple(mask.shape)} numbers, one of "
+    )
+    return f"{text}each place: none of them is left out, or counts more", bool(((mask == 0) | (mask == 1)).all())
+
+
+def _places_of(node: Node | None) -> int:
+    """Of how many places one number is the mean or the sum, or a sum of such; 0 if it is something else."""
+    last = node and [*factors(node)][-1]
+    if last is None:
+        return 0
+    if last.name().startswith("AddBackward"):
+        terms = [_places_of(one) for one in sources_of(last)]
+        return max(terms) if terms and all(terms) else 0
+    if last.name() in ("MeanBackward0", "SumBackward0"):
+        return torch.Size(last._saved_self_sym_sizes).numel()  # type: ignore[attr-defined]
+    if getattr(last, "_saved_reduction", NONE) == NONE:
+        return 0
+    target = _saved(last, "_saved_target")
+    return 0 if target is None else target.numel()
 
 
 def _chosen_over_the_rows(node: Node) -> str:

@@ -138,8 +138,8 @@ class LossArguments(Observer):
         if given is None or not (trained or evaluated) or not self._looks.wanted((call.function, trained)):
             return
         where, stack = caller()
-        if trained and call.function in PAIRS and where not in self._broadcast:
-            finding = broadcast(call, *given, where)
+        if call.function in PAIRS and where not in self._broadcast:
+            finding = broadcast(call, *given, where, trained)
             if finding is not None:
                 self._broadcast[where] = finding
         key = call.function, trained, stack
@@ -216,7 +216,7 @@ def setting(call: LossEvent, name: str, place: int, default: Any) -> Any:
     return call.args[place] if len(call.args) > place else call.kwargs.get(name, default)
 
 
-def broadcast(call: LossEvent, first: Tensor, second: Tensor, where: str) -> Finding | None:
+def broadcast(call: LossEvent, first: Tensor, second: Tensor, where: str, trained: bool = True) -> Finding | None:
     """A finding if input and target broadcast to more than either holds, where one of them lacks a dimension."""
     if first.dim() == second.dim():
         return None
@@ -230,7 +230,7 @@ def broadcast(call: LossEvent, first: Tensor, second: Tensor, where: str) -> Fin
     text = f"{name}() was given {shapes}: it compares all pairs, {shape.numel()} numbers in place of {second.numel()}"
     # A column against a vector of as many: a prediction a sample, and a target a sample.
     column = sorted((tuple(first.shape), tuple(second.shape)), key=len)
-    sure = column == [(shape[0],), (shape[0], 1)] and first.requires_grad and not second.requires_grad
+    sure = column == [(shape[0],), (shape[0], 1)] and first.requires_grad >= trained and not second.requires_grad
     reduced = isinstance(call.output, Tensor) and call.output.numel() == 1
     make = as_fault if sure and reduced else as_warning
     return make(Code.ARGUMENTS, "arguments that broadcast", text, where)

@@ -1,9 +1,10 @@
-"""States that are loaded into the very tensors that they hold: nothing changes, where something was to come back."""
+"""States that are loaded into the very tensors that they hold, or kept as such: nothing comes back."""
 
 from __future__ import annotations
 
+import gc
 import weakref
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,11 +13,61 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from rislab.checkup.findings import Finding, as_fault, as_warning
+from rislab.checkup.observers.saved_networks import parts_of
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import Observer
 from rislab.checkup.recording.optimizers import tensors_held
 from rislab.checkup.recording.tensors import few_coordinates, is_readable
 from rislab.checkup.rules import Code
+
+# States of one network that are kept, and were to be different ones.
+STATES = 3
+
+
+class StoredStates:
+    """States that a loop keeps, by the first tensor of each: that of the network itself, which moves on."""
+
+    def __init__(self) -> None:
+        # By the line that asked for them: the tensor of the state, and a few numbers of it then.
+        self._states: defaultdict[str, list[tuple[weakref.ReferenceType[Tensor], Tensor]]] = defaultdict(list)
+        self._stored: dict[str, str] = {}
+
+    def note_state(self, state: Mapping[str, Any]) -> None:
+        """A network gave its state."""
+        value = next((one for one in state.values() if isinstance(one, Tensor) and is_readable(one)), None)
+        if value is None:
+            return
+        where, place = caller()[0], _place(value)
+        self._states[where] = [
+            one for one in self._states[where] if (held := one[0]()) is not None and _place(held) == place
+        ]
+        self._states[where].append((weakref.ref(value), few_coordinates(value)))
+        if where not in self._stored and self._different(where) >= STATES:
+            gc.collect()  # what waits for the collector is kept by nobody
+        if (count := self._different(where)) >= STATES:
+            self._stored[where] = (
+                f"{count} states of a network are kept at once, which it gave with different weights: "
+            )
+
+    def _different(self, where: str) -> int:
+        alive = [numbers for tensor, numbers in self._states[where] if tensor() is not None]
+        return len({tuple(numbers.tolist()) for numbers in alive})
+
+    def note_saved(self, saved: Any) -> None:
+        """What is saved is a state of its own: it was stored as it was then."""
+        held = {id(one) for one in parts_of(saved)}
+        for states in self._states.values():
+            own = [place for place, (tensor, _) in enumerate(states) if id(tensor()) in held]
+            if len(own) == 1:
+                del states[own[0]]
+
+    def findings(self) -> list[Finding]:
+        """One for each line that asked for such states."""
+        text = "they are references to its weights, and all hold the last ones now"
+        return [
+            as_warning(Code.WEIGHTS, "kept states are one", stored + text, where)
+            for where, stored in self._stored.items()
+        ]
 
 
 class OwnWeights(Observer):
@@ -31,6 +82,7 @@ class OwnWeights(Observer):
         # Tensors that were one in a state, and are two in the module that it was loaded into; what to say, and where.
         self._apart: list[tuple[Tensor, Tensor, str, str]] = []
         self._first: weakref.ref[Optimizer] | None = None  # the optimiser that stepped first
+        self._stored = StoredStates()
 
     def after_step(self, optimizer: Optimizer) -> bool:
         """From now on there is something to be restored."""
@@ -42,6 +94,13 @@ class OwnWeights(Observer):
         optimizer = None if self._first is None else self._first()
         held = set() if optimizer is None else set(map(id, tensors_held(optimizer)))
         return all(id(value) in held for value in tensors)
+
+    def on_state(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+        if self._stepped and len(args) == 1 and kwargs.get("destination") is None:
+            self._stored.note_state(state)
+
+    def on_save(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        self._stored.note_saved([*args, *kwargs.values()])
 
     def on_load(self, module: nn.Module, state: Mapping[str, Any]) -> None:
         """Compare the names of the state with those of the module, and the addresses."""
@@ -122,6 +181,7 @@ class OwnWeights(Observer):
         return (
             nothing
             + apart[:1]
+            + ([] if self._loads else self._stored.findings())
             + [
                 as_fault(Code.WEIGHTS, "loads its own weights", f"{text} itself, {_times(count)}", where)
                 for where, (count, text) in self._loads.items()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
-from rislab.checkup.findings import Finding, as_fault, as_warning, listed
+from rislab.checkup.findings import Finding, as_fault, as_note, as_warning, listed
 from rislab.checkup.recording.events import ForwardEvent, Observer
 from rislab.checkup.recording.living_objects import living_optimizers
 from rislab.checkup.recording.optimizers import tensors_held
@@ -52,6 +54,7 @@ class UnregisteredTensors(Observer):
         self._new: dict[str, nn.Parameter] = {}  # weights that the last forward made, by name
         self._made: dict[str, int] = {}  # how often a step found a gradient at such a weight
         self._frozen: list[_Frozen] = []
+        self._tables: list[tuple[str, Tensor, Tensor]] = []  # an embedding and a layer that begin as one, and are two
         self._findings: list[Finding] = []
         self.missed: list[str] = []  # names of tensors that got gradients, never moved, and are in no optimiser
 
@@ -80,6 +83,7 @@ class UnregisteredTensors(Observer):
         self._looked[call.network] = looks + 1
         if not looks:
             self._findings += _repeated_layers(call.module)
+            self._tables += _equal_tables(call.module)
             for name, module, value, leaf in _plain_tensors(call.module):
                 self._plain.append((name, module, value, leaf))
                 self._remember(leaf)
@@ -115,7 +119,13 @@ class UnregisteredTensors(Observer):
     def end(self, error: BaseException | None) -> None:
         """Look at the gradients that are there, and at what optimisers hold."""
         unfrozen = [one for one in self._frozen if one.steps >= STEPS and one.value.requires_grad]
-        if self._plain or unfrozen or self._made or any(self._missed(module) for module, _ in self._modules.values()):
+        if (
+            self._plain
+            or self._tables
+            or unfrozen
+            or self._made
+            or any(self._missed(module) for module, _ in self._modules.values())
+        ):
             self._held |= {id(value) for one in living_optimizers() for value in tensors_held(one)}
         for module, caller in self._modules.values():
             missed = self._missed(module)
@@ -145,7 +155,13 @@ class UnregisteredTensors(Observer):
         if plain:
             text = f"{len(plain)} tensors that are no nn.Parameter got gradients and never moved: {listed(plain)}"
             self._findings.append(as_fault(Code.WEIGHTS, "tensors that no optimiser holds", text))
-        self._plain, self._frozen = [], []
+        for text, one, other in self._tables:
+            if {id(one), id(other)} <= self._held and not torch.equal(one, other):
+                text = (
+                    f"{text} were equal before the first step, in memory of their own: both are trained, and differ now"
+                )
+                self._findings.append(as_warning(Code.WEIGHTS, "tied weights come apart", text))
+        self._plain, self._frozen, self._tables = [], [], []
 
     def _missed(self, module: nn.Module) -> list[str]:
         """Names of tensors that got gradients, never moved, and that no known optimiser holds."""
@@ -185,18 +201,49 @@ def _leaf_of(value: Tensor) -> Tensor | None:
 
 
 def _repeated_layers(network: nn.Module) -> list[Finding]:
-    """Lists of layers of a network that hold one layer, with weights, in all places."""
+    """Lists of layers of a network that hold the same layers, with weights, again and again."""
     results = []
     for name, module in network.named_modules():
         layers = list(module) if isinstance(module, nn.ModuleList | nn.Sequential) else []
-        if (
-            len(layers) > 1
-            and all(one is layers[0] for one in layers)
-            and next(nn.Module.parameters(layers[0]), None) is not None
-        ):
-            text = f"all {len(layers)} places of {name or type(network).__name__} hold one {type(layers[0]).__name__}, "
-            results.append(as_warning(Code.WEIGHTS, "one layer in all places", f"{text}as [layer] * n gives it"))
+        for block, times in _repetitions(layers):
+            kinds = " and ".join(type(one).__name__ for one in block)
+            text = f"{times} places of {name or type(network).__name__} hold one {kinds}, as [layer] * n gives it"
+            if times * len(block) == len(layers):
+                results.append(as_warning(Code.WEIGHTS, "one layer in all places", f"all {text}"))
+            # Amid others it may as well be meant.
+            elif times >= AGAIN:
+                results.append(as_note(Code.WEIGHTS, "one layer in all places", text))
     return results
+
+
+def _repetitions(layers: list[nn.Module]) -> Iterator[tuple[list[nn.Module], int]]:
+    """The shortest block of layers, with weights, that comes again directly after itself, and how often it comes."""
+    for length in range(1, len(layers) // 2 + 1):
+        run = 0
+        for place, same in enumerate([*map(operator.is_, layers, layers[length:]), False]):
+            block, times = layers[place : place + length], 1 + run // length
+            if not same and times > 1 and any(next(nn.Module.parameters(one), None) is not None for one in block):
+                yield block, times
+                return
+            run = run + 1 if same else 0
+
+
+def _equal_tables(network: nn.Module) -> list[tuple[str, Tensor, Tensor]]:
+    """Embeddings and layers of a network that hold the same numbers of one vocabulary, each as a weight of its own."""
+    modules = [
+        (name, one, one.weight) for name, one in network.named_modules() if type(one) in (nn.Embedding, nn.Linear)
+    ]
+    tables = [(name, weight) for name, one, weight in modules if type(one) is nn.Embedding and is_readable(weight)]
+    layers = [(name, weight) for name, one, weight in modules if type(one) is nn.Linear and is_readable(weight)]
+    return [
+        (f"{name}.weight and {other}.weight", table, weight)
+        for name, table in tables
+        for other, weight in layers
+        if table is not weight and table.shape == weight.shape and table.data_ptr() != weight.data_ptr()
+        if table.requires_grad and weight.requires_grad and torch.equal(table, weight)
+        # What begins at one number throughout is no copy.
+        if len(few_coordinates(table).unique()) > 1
+    ]
 
 
 def _fingerprint(value: Tensor) -> float:

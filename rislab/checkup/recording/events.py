@@ -129,6 +129,9 @@ class Observer:
     def on_save(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """torch.save() begins."""
 
+    def on_state(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+        """Module.state_dict() gave a state; it calls itself for the parts, with a destination."""
+
     def on_print(self, line: Printed) -> None:
         """print() begins, with a number with a point."""
 

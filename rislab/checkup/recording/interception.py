@@ -72,6 +72,7 @@ CALLS: dict[str, tuple[tuple[Any, str], ...]] = {
     "on_order": ((DistributedSampler, "__iter__"),),
     "on_seed": ((torch, "manual_seed"),),
     "on_save": ((torch, "save"),),
+    "on_state": ((nn.Module, "state_dict"),),
     "on_print": ((builtins, "print"),),
     "on_schedule": ((LRScheduler, "step"),),
     "on_plateau": ((ReduceLROnPlateau, "step"),),
@@ -83,7 +84,7 @@ CALLS: dict[str, tuple[tuple[Any, str], ...]] = {
     "on_entropy": tuple((kind, "entropy") for kind in _KINDS),
 }
 # Those of which the result is reported as well.
-_ENDED = {"on_sample", "on_entropy"}
+_ENDED = {"on_sample", "on_entropy", "on_state"}
 _TORCH = torch.__path__[0]
 # What has no mode of its own.
 _NOTHING = (None,)
