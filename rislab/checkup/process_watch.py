@@ -21,8 +21,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
+from rislab.checkup.diagnosis import OF_FIRST_BACKWARDS, diagnose, standard_observers, with_others
 from rislab.checkup.findings import OF_THE_END, UNJUDGED, Finding, Findings, as_note
-from rislab.checkup.loop_watch import OF_FIRST_BACKWARDS, diagnose, standard_observers, with_others
 from rislab.checkup.observers.hand_updates import HandUpdates
 from rislab.checkup.observers.rank_differences import RankMarks, RankObserver
 from rislab.checkup.observers.resumes import LostState

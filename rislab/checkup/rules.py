@@ -1,7 +1,7 @@
 """The rules of the checkup: what each compares, why it matters, how its faults are mended.
 
-The functions that judge stand in `step_rules` (listed in loop_watch.RULE_FUNCTIONS), in `observers` (listed in
-loop_watch.standard_observers()) and in `probes` (listed in probes/suite.py, PROBES).
+The functions that judge stand in `step_rules` (listed in diagnosis.RULE_FUNCTIONS), in `observers` (listed in
+diagnosis.standard_observers()) and in `probes` (listed in probes/suite.py, PROBES).
 """
 
 from __future__ import annotations

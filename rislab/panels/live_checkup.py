@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
+from rislab.checkup.diagnosis import diagnose
 from rislab.checkup.findings import OF_THE_END, Findings
-from rislab.checkup.loop_watch import Watch, diagnose
+from rislab.checkup.loop_watch import Watch
 from rislab.checkup.recording.gradients import compare_gradients
 from rislab.checkup.recording.trace import Step
 from rislab.checkup.recording.windows import (

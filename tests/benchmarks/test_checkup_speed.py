@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 import rislab
-from rislab.checkup import loop_watch
+from rislab.checkup import diagnosis
 from rislab.checkup.loop_watch import Watch
 from rislab.model.curriculum import NO_CURRICULUM
 from rislab.model.losses import compute_loss
@@ -111,13 +111,13 @@ def test_a_watch_over_a_thousand_steps(
 
 def test_each_observer_alone(benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """What one observer adds to a watch that has none, over 300 steps of a small network; no target."""
-    run, make = plain_loop(64, 16, 300), loop_watch.standard_observers
+    run, make = plain_loop(64, 16, 300), diagnosis.standard_observers
     names = ["none", *(type(one).__name__ for one in make()), "all"]
     least = dict.fromkeys(names, math.inf)
     for _ in range(3):
         for name in names:
             monkeypatch.setattr(
-                loop_watch,
+                diagnosis,
                 "standard_observers",
                 lambda name=name: [one for one in make() if name in ("all", type(one).__name__)],
             )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import cache
@@ -551,3 +553,12 @@ def test_a_watch_that_is_entered_within_itself_hears_each_event_once() -> None:
         train()
     assert watch.trace.step_count == 8
     assert not watch.findings()
+
+
+def test_whoever_watches_nothing_loads_neither_observers_nor_rules() -> None:
+    code = (
+        "import sys, rislab.checkup as c\nc.watch\nprint(*(name for name in sys.modules if name.startswith('rislab.')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    rooms = {name.split(".")[2] for name in done.stdout.split() if name.count(".") > 1}
+    assert "recording" in rooms and rooms.isdisjoint({"observers", "probes", "step_rules", "diagnosis"})

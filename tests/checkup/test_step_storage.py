@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 import rislab
 from rislab.checkup.findings import Findings
-from rislab.checkup.loop_watch import Watch, watched_run
+from rislab.checkup.loop_watch import Watch
 from rislab.checkup.recording import counting, merged_steps, step_storage
+from rislab.checkup.recording.windows import watched_run
 from tests.forks import Forked
 
 Change = Callable[[int, Any], None]

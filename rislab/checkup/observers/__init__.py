@@ -1,4 +1,4 @@
 """Observers of one kind of mistake each, which observe the events of a process and make findings of them.
 
-The events stand in `recording/events.py`; `loop_watch.py` lists the observers.
+The events stand in `recording/events.py`; `diagnosis.py` lists the observers.
 """
