@@ -146,9 +146,14 @@ class CopiesOfOne:
         if self._copies and self._is_read(self._step):
             self._read(networks)
 
+    @property
+    def averages(self) -> list[WeightCopy]:
+        """The copies that are averages."""
+        return [copy for copy in self._copies if copy.is_average]
+
     def after_step(self) -> None:
         """A step is over."""
-        if any(copy.is_average for copy in self._copies):
+        if self.averages:
             self.left.after_step(self._weights)
 
     def before_evaluation(self, module: nn.Module) -> None:
@@ -159,7 +164,7 @@ class CopiesOfOne:
 
     def after_evaluation(self) -> None:
         """A step is about to begin after an evaluation: perhaps from an average, in place of the weights."""
-        self.left.before_step(self._weights, [copy for copy in self._copies if copy.is_average])
+        self.left.before_step(self._weights, self.averages)
 
     def steps_to_read(self) -> int:
         """How many steps come before the next one at which copies are read."""
@@ -373,7 +378,10 @@ class MovingAverages(Observer):
         if copies is not None:
             copies.after_step()
 
-    count_step = after_step
+    def count_step(self, optimizer: Optimizer) -> bool:
+        """As long as there are averages, what each step leads to is read."""
+        self.after_step(optimizer)
+        return not any(copies.averages for copies in self._copies.values())
 
     def on_look(self, call: ForwardEvent) -> None:
         """A network is in use."""

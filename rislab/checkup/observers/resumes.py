@@ -100,6 +100,7 @@ class LostState(Observer):
         self._saved: list[Saved] = []
         self._resumed: list[Resumed] = []
         self._handles: list[RemovableHandle] = []
+        self._counted: Mapping[Optimizer, int] = {}  # steps that count_steps() is to tell
 
     def on_optimizer(self, optimizer: Optimizer) -> None:
         """The first step of an optimiser shows what it goes on from."""
@@ -123,10 +124,13 @@ class LostState(Observer):
         if course is not None and course.steps == 1:
             course.stateful = bool(optimizer.state)
 
-    def count_step(self, optimizer: Optimizer) -> None:
+    def begin_counting(self, change: Any, all_came: Any, steps: Mapping[Optimizer, int]) -> None:
+        self._counted = steps
+
+    def count_steps(self, optimizer: Optimizer, steps: int) -> None:
         course = self._courses.get(optimizer)
         if course is not None:
-            course.steps += 1
+            course.steps += steps
 
     def end(self, error: BaseException | None) -> None:
         """Listen to nothing any more."""
@@ -163,7 +167,8 @@ class LostState(Observer):
         weights = _weights(tensors_held(optimizer))
         if weights:
             self._saved = self._saved[1 - SAVED :]
-            self._saved.append(Saved(_kind(optimizer), weights, course, course.steps, _rate(optimizer)))
+            steps = course.steps + self._counted.get(optimizer, 0)
+            self._saved.append(Saved(_kind(optimizer), weights, course, steps, _rate(optimizer)))
 
     def on_load(self, module: nn.Module, state: Mapping[str, Any]) -> None:
         """Weights that come back in a network that is not the one they come from."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch.optim.optimizer import Optimizer
 
 from rislab.checkup.recording.events import Observer
@@ -11,12 +14,24 @@ class StepCount(Observer):
     """Counts the steps of all optimisers; it is to be told of them before those who ask it."""
 
     def __init__(self) -> None:
-        self.total = 0
-        self.counted = 0  # those that were only counted
+        self._observed = self._told = 0
+        self._untold: Mapping[Optimizer, int] = {}
+
+    @property
+    def counted(self) -> int:
+        """Those that were only counted."""
+        return self._told + sum(self._untold.values())
+
+    @property
+    def total(self) -> int:
+        """All."""
+        return self._observed + self.counted
 
     def after_step(self, optimizer: Optimizer) -> None:
-        self.total += 1
+        self._observed += 1
 
-    def count_step(self, optimizer: Optimizer) -> None:
-        self.total += 1
-        self.counted += 1
+    def begin_counting(self, change: Any, all_came: Any, steps: Mapping[Optimizer, int]) -> None:
+        self._untold = steps
+
+    def count_steps(self, optimizer: Optimizer, steps: int) -> None:
+        self._told += steps

@@ -46,7 +46,8 @@ def count_averaged(loss: Any, args: tuple[Any, ...], named: Mapping[str, Any]) -
     """
     # Attributes of a module stand for what is not given by name.
     function, module = (MODULES.get(type(loss)), loss) if isinstance(loss, nn.Module) else (loss, None)
-    if reduction_of(named, getattr(module, "reduction", None)) == "sum":
+    usual = getattr(module, "reduction", None)
+    if (reduction_of(named, usual) if named else usual) == "sum":
         return 1.0, True
     given = [*args, *named.values()] if named else args
     if function in ELEMENTS and isinstance(given[0], Tensor):

@@ -119,6 +119,7 @@ class EventSource:
         )
         self._networks, self._threads = Networks(), TrainingThreads()
         self._expected = ExpectedEvents(self._threads, self._end_counting)
+        self._each_step: list[Callable[..., Any]] = []  # who is told of each step that is counted
         self._known: weakref.WeakSet[Optimizer] = weakref.WeakSet()  # optimisers that have stepped
         self._stepping: dict[int, int] = {}  # optimisers whose steps are under way: how many of its own each is within
 
@@ -188,10 +189,10 @@ class EventSource:
 
     def _end_counting(self) -> None:
         if self._expected.active:
-            events = self._expected.end()
-            for optimizer, steps in self._expected.steps.items():
-                self._notify("count_steps", optimizer, steps)
+            events, counted = self._expected.end(), [*self._expected.steps.items()]
             self._expected.steps.clear()
+            for optimizer, steps in counted:
+                self._notify("count_steps", optimizer, steps)
             self._notify("end_counting", sum(kind == "clip" for kind, *_ in events))
 
     def _begin_window(self) -> None:
@@ -204,7 +205,8 @@ class EventSource:
                     break
             self._expected.left = left
             if left > 0:
-                self._notify("begin_counting", self._end_counting, self._expected.all_came)
+                self._notify("begin_counting", self._end_counting, self._expected.all_came, self._expected.steps)
+                self._each_step = [*self.listeners["count_step"]]
                 self._expected.active = True
 
     # What torch reports.
@@ -406,7 +408,7 @@ class EventSource:
             del self._stepping[id(optimizer)]
             if self._expected.active:
                 self._expected.steps[optimizer] += 1
-                self.listeners.notify("count_step", (optimizer,))
+                self._each_step = self._each_step and self.listeners.not_agreeing(self._each_step, optimizer)
             else:
                 self._notify_further("after_step", optimizer)
             if not self._expected.end_window():

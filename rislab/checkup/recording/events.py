@@ -165,8 +165,13 @@ class Observer:
         """How many windows from now on need only be counted, if they are like those before."""
         return MANY
 
-    def begin_counting(self, change: Callable[[], None], all_came: Callable[[], bool]) -> None:
-        """Windows are counted from now on; change() ends it, all_came() says whether all events of one came."""
+    def begin_counting(
+        self, change: Callable[[], None], all_came: Callable[[], bool], steps: Mapping[Optimizer, int]
+    ) -> None:
+        """Windows are counted from now on.
+
+        change() ends it, all_came() says whether all events of one came; `steps` grows, until count_steps() tells it.
+        """
 
     def end_counting(self, clips: int) -> None:
         """All events are reported again; so many clippings came since the last step."""
@@ -179,8 +184,9 @@ class Observer:
         """A backward begins at a real number, given with its value; whether it need only be counted."""
         return True
 
-    def count_step(self, optimizer: Optimizer) -> None:
-        """A step is over."""
+    def count_step(self, optimizer: Optimizer) -> bool:
+        """A step is over; whether those that follow may be counted without a word."""
+        return True
 
     def count_steps(self, optimizer: Optimizer, steps: int) -> None:
         """The counting ends; so many steps of an optimiser were over meanwhile."""

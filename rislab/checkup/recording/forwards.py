@@ -101,7 +101,9 @@ class ForwardUnderWay(threading.local):
     def begin(self, module: nn.Module, training: bool, looked_into: bool) -> None:
         """The forward of an outermost module begins; if it is looked into, what is called in it is noted."""
         self.outermost, self.depth, self.training, self.looked_into = module, 1, training, looked_into
-        self.inner, self.dtypes, self.computes, self.stepped = [], set(), False, False
+        self.computes = self.stepped = False
+        if self.inner or self.dtypes or looked_into:
+            self.inner, self.dtypes = [], set()
 
     def note_step(self, counted: bool) -> bool:
         """A step is over, that was only counted or not; whether all calls up to the next forward are to be observed."""

@@ -49,6 +49,17 @@ class Listeners:
                     self._drop([observer], {"end"})
                     self.note_failure(f"{type(observer).__name__}.{event}", error)
 
+    def not_agreeing(self, methods: Sequence[Callable[..., Any]], *args: Any) -> list[Callable[..., Any]]:
+        """Those of some methods of observers that say no."""
+        return [method for method in methods if not self._says_yes(method, *args)]
+
+    def _says_yes(self, method: Callable[..., Any], *args: Any) -> bool:
+        try:
+            return bool(method(*args))
+        except Exception as error:
+            self.note_failure(method.__name__, error)
+            return True
+
     def agree(self, event: str, *args: Any) -> bool:
         """Whether all observers that are asked say yes."""
         try:

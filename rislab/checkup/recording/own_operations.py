@@ -21,7 +21,7 @@ _PLAIN = (Tensor, nn.Parameter)
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 # Whether the loop has put a mode around operations, as for counting them, or for selective checkpoints.
-has_dispatch_mode = functools.partial(is_in_torch_dispatch_mode, include_infra_modes=False)
+has_dispatch_mode = functools.partial(is_in_torch_dispatch_mode, False)  # without those of torch itself
 # Whether this thread is not watched.
 UNWATCHED: ContextVar[bool] = ContextVar("unwatched", default=False)
 

@@ -216,7 +216,7 @@ class LoopObserver(Observer):
         recorders = [tracked.recorder for tracked in self.tracked]
         return MANY if len(recorders) == 1 and recorders[0].may_count() and not recorders[0].trace.remade else 0
 
-    def begin_counting(self, change: Callable[[], None], all_came: Callable[[], bool]) -> None:
+    def begin_counting(self, change: Callable[[], None], all_came: Callable[[], bool], _: Any) -> None:
         self._record(StepRecorder.begin_counting, change, all_came)
 
     def end_counting(self, clips: int) -> None:
