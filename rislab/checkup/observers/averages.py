@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -129,12 +129,12 @@ class CopiesOfOne:
             value = copy.copy()
             copy.written += value is not None and value.data_ptr() == one.data_ptr() and value.shape == one.shape
 
-    def before_step(self, observes: bool, networks: Iterable[nn.Module]) -> None:
+    def before_step(self, observes: bool, networks: Mapping[int, nn.Module]) -> None:
         """Look for copies, or at those that are known, before a step.
 
         Args:
             observes: whether calls outside of forwards are observed.
-            networks: whose forwards have run.
+            networks: whose forwards have run, by identity.
         """
         self._step += 1
         self._first = self._first or [few_coordinates(weight) for weight in self._weights]
@@ -144,7 +144,7 @@ class CopiesOfOne:
             for place, value in self._search():
                 self._copies.append(WeightCopy(place, weakref.ref(value), few_coordinates(value), self._step))
         if self._copies and self._is_read(self._step):
-            self._read(networks)
+            self._read([*networks.values()])
 
     @property
     def averages(self) -> list[WeightCopy]:
@@ -407,7 +407,7 @@ class MovingAverages(Observer):
         if copies is not None:
             if self._evaluated:
                 copies.after_evaluation()
-            copies.before_step(self._observes, [*self._networks.values()])
+            copies.before_step(self._observes, self._networks)
 
     def may_count(self) -> int:
         """Copies are read in pairs of steps."""

@@ -388,11 +388,12 @@ class EventSource:
         if self._expected.active and self._expected.count(*event):
             self._stepping[id(optimizer)] = 0
             return
-        if not has_numbers_to_step(optimizer) or inner_optimizer(optimizer) is not None:
+        known = optimizer in self._known
+        if not has_numbers_to_step(optimizer) or (not known and inner_optimizer(optimizer) is not None):
             return
         self._expected.count(*event)
         self._stepping[id(optimizer)] = 0
-        if optimizer not in self._known:
+        if not known:
             self._known.add(optimizer)
             self._notify("on_optimizer", optimizer)
         self._notify("before_step", optimizer, closure)

@@ -136,7 +136,7 @@ class GradientSamples:
             if one is not None and one.dtype is self._dtype and one.layout is torch.strided and not one.requires_grad
         ]
         if plain and self._in_full and len(plain) == len(sources):
-            return torch.cat([*map(torch.flatten, plain)])
+            return torch.cat([one if one.dim() == 1 else one.flatten() for one in plain])
         parts = []
         for value, source, stride in zip(self._tensors, sources, self._strides, strict=True):
             part = _coordinates(value if source is None else source, stride)
