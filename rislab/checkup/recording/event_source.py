@@ -189,10 +189,9 @@ class EventSource:
 
     def _end_counting(self) -> None:
         if self._expected.active:
-            events, counted = self._expected.end(), [*self._expected.steps.items()]
-            self._expected.steps.clear()
-            for optimizer, steps in counted:
-                self._notify("count_steps", optimizer, steps)
+            events, steps = self._expected.end(), self._expected.steps
+            for optimizer in [*steps]:
+                self._notify("count_steps", optimizer, steps.pop(optimizer))
             self._notify("end_counting", sum(kind == "clip" for kind, *_ in events))
 
     def _begin_window(self) -> None:

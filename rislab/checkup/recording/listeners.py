@@ -50,15 +50,12 @@ class Listeners:
                     self.note_failure(f"{type(observer).__name__}.{event}", error)
 
     def not_agreeing(self, methods: Sequence[Callable[..., Any]], *args: Any) -> list[Callable[..., Any]]:
-        """Those of some methods of observers that say no."""
-        return [method for method in methods if not self._says_yes(method, *args)]
-
-    def _says_yes(self, method: Callable[..., Any], *args: Any) -> bool:
+        """Those of some methods of observers that say no; none if one fails."""
         try:
-            return bool(method(*args))
+            return [method for method in methods if not method(*args)]
         except Exception as error:
-            self.note_failure(method.__name__, error)
-            return True
+            self.note_failure("not_agreeing", error)
+            return []
 
     def agree(self, event: str, *args: Any) -> bool:
         """Whether all observers that are asked say yes."""
