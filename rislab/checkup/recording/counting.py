@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from types import CodeType
+from typing import Any
 
 from torch import Tensor
 from torch.autograd.graph import Node
@@ -52,6 +53,7 @@ class ExpectedEvents:
         self.left = 0
         self.passes = Looks()
         self.steps = Counter[Optimizer]()
+        self.each_step: list[Callable[..., Any]] = []  # who is told of each step that is counted
         self._events: list[tuple[Hashable, ...]] = []
         self._expected: tuple[tuple[Hashable, ...], ...] = ()
         self._place = 0

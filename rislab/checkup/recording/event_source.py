@@ -119,7 +119,6 @@ class EventSource:
         )
         self._networks, self._threads = Networks(), TrainingThreads()
         self._expected = ExpectedEvents(self._threads, self._end_counting)
-        self._each_step: list[Callable[..., Any]] = []  # who is told of each step that is counted
         self._known: weakref.WeakSet[Optimizer] = weakref.WeakSet()  # optimisers that have stepped
         self._stepping: dict[int, int] = {}  # optimisers whose steps are under way: how many of its own each is within
 
@@ -205,7 +204,7 @@ class EventSource:
             self._expected.left = left
             if left > 0:
                 self._notify("begin_counting", self._end_counting, self._expected.all_came, self._expected.steps)
-                self._each_step = [*self.listeners["count_step"]]
+                self._expected.each_step = [*self.listeners["count_step"]]
                 self._expected.active = True
 
     # What torch reports.
@@ -408,7 +407,9 @@ class EventSource:
             del self._stepping[id(optimizer)]
             if self._expected.active:
                 self._expected.steps[optimizer] += 1
-                self._each_step = self._each_step and self.listeners.not_agreeing(self._each_step, optimizer)
+                self._expected.each_step = self._expected.each_step and self.listeners.not_agreeing(
+                    self._expected.each_step, optimizer
+                )
             else:
                 self._notify_further("after_step", optimizer)
             if not self._expected.end_window():
