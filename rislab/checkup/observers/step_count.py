@@ -14,13 +14,13 @@ class StepCount(Observer):
     """Counts the steps of all optimisers; it is to be told of them before those who ask it."""
 
     def __init__(self) -> None:
-        self._observed = self._told = 0
-        self._untold: Mapping[Optimizer, int] = {}
+        self._observed = self._reported = 0
+        self._unreported: Mapping[Optimizer, int] = {}
 
     @property
     def counted(self) -> int:
         """Those that were only counted."""
-        return self._told + sum(self._untold.values())
+        return self._reported + sum(self._unreported.values())
 
     @property
     def total(self) -> int:
@@ -31,7 +31,7 @@ class StepCount(Observer):
         self._observed += 1
 
     def begin_counting(self, change: Any, all_came: Any, steps: Mapping[Optimizer, int]) -> None:
-        self._untold = steps
+        self._unreported = steps
 
     def count_steps(self, optimizer: Optimizer, steps: int) -> None:
-        self._told += steps
+        self._reported += steps
