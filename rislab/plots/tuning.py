@@ -195,7 +195,10 @@ def _title(config: TuningConfig) -> str:
 def _axis(dimension: Choice | Range) -> dict[str, Any]:
     if isinstance(dimension, Choice):
         names = [str(value) for value in dimension.values]
-        return {"type": "category", "categoryorder": "array", "categoryarray": names, "range": [-0.5, len(names) - 0.5]}
+        order = {"categoryorder": "array", "categoryarray": names, "range": [-0.5, len(names) - 0.5]}
+        # A long name is broken: there is no room for two of them in one line.
+        texts = [name.replace("-", "-<br>") for name in names]
+        return {"type": "category", **order, "tickvals": names, "ticktext": texts, "tickangle": 0}
     if not dimension.log:
         return {"nticks": 4, "tickangle": 0}
     low, high = math.log10(dimension.low), math.log10(dimension.high)

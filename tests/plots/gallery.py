@@ -21,6 +21,7 @@ from rislab.plots.bound import bound_ellipses
 from rislab.sanity import OverfitConfig, ladder
 from rislab.sanity.precision import AccumulationCell
 from rislab.tuning.analysis import Rerun
+from rislab.tuning.tuning_config import TuningConfig
 from tests.plots import test_map_history, test_precision, test_scene, test_spectra, test_training, test_tuning
 from tests.plots.test_measurement import CASE
 from tests.plots.test_training import change, run
@@ -145,6 +146,7 @@ def _of_tuning() -> Figures:
     yield "history", tuning.history(trials, config)
     yield "curves", tuning.curves(trials, config)
     yield "slices", tuning.slices(trials, config)
+    yield "slices of a search over all", tuning.slices(test_tuning.of_all(), TuningConfig())
     many = [test_tuning.trial(number, "complete", [2.0, 1.0 + number]) for number in range(10)]
     yield "importance", tuning.importance(many, config)
     yield "importance, too few", tuning.importance(trials, config)

@@ -19,6 +19,20 @@ def trial(number: int, state: str, scores: list[float], reason: str = "") -> Tri
     return Trial(number, state, values, dict(enumerate(scores, start=1)), score, 0.01, reason, 1.0)
 
 
+def of_all() -> list[Trial]:
+    """Trials of a search over all dimensions that there are by default."""
+    trials = []
+    for number in range(6):
+        values = {
+            name: one.values[number % len(one.values)]
+            if isinstance(one, Choice)
+            else (one.low + one.high) / (2 + number)
+            for name, one in TuningConfig().space.items()
+        }
+        trials.append(Trial(number, "complete", values, {1: 2.0 - number / 10}, 2.0 - number / 10, 0.04, "", 1.0))
+    return trials
+
+
 TRIALS = [
     trial(0, "complete", [2.0, 1.5]),
     trial(1, "pruned", [2.5]),
