@@ -1343,7 +1343,7 @@ def test_an_error_of_the_checkup_is_a_finding(kind: str, monkeypatch: pytest.Mon
         ("observers.input_changes.InputChanges", "on_forward_end"),
         ("recording.event_source", "has_numbers"),
         ("observers.plateaus.PlateauModes", "findings"),
-        ("loop_watch", "watched_run"),
+        ("diagnosis", "watched_run"),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(f"rislab.checkup.{module}.{name}", broken)

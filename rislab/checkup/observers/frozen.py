@@ -85,14 +85,15 @@ class FrozenTensors(Observer):
         self._where = ""
         self._looks = Looks()  # at steps of each optimiser
         self._names = Looks(first=2)  # at forwards of each network: attributes are set once
-        self._networks: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        # By identity: a network may have no hash, or compare in a way of its own.
+        self._networks: weakref.WeakValueDictionary[int, nn.Module] = weakref.WeakValueDictionary()
         self._frozen_modules: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
         self._stepped: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()  # tensors of these
         self._misspelt = ""  # what was set in place of requires_grad
 
     def on_look(self, call: ForwardEvent) -> None:
         """A module knows requires_grad_(); the attribute of a tensor is none of a module."""
-        self._networks.add(call.module)
+        self._networks[id(call.module)] = call.module
         if self._names.wanted_at(call.module):
             self._find_attributes(call.module)
 
@@ -113,7 +114,7 @@ class FrozenTensors(Observer):
         number, begun = self._steps.get(optimizer, (0, 1))
         number += 1
         if number == 1:
-            for network in list(self._networks):
+            for network in list(self._networks.values()):
                 self._find_attributes(network)
         if self._frozen_modules and number <= FIRST:
             self._note_stepped(optimizer)
