@@ -130,7 +130,7 @@ class _Network:
         return cls(module, norms, drops, _first_weight(module))
 
     def is_loose(self) -> bool:
-        """Whether a layer that depends on the mode is in training mode, as none is once all have been set to eval()."""
+        """Whether a layer that depends on the mode is in training mode, as none is once all are in evaluation mode."""
         return any(one.training for one in (*self.norms, *self.drops))
 
     def note_statistics(self) -> None:
