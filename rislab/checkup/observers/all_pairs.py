@@ -165,8 +165,10 @@ def _shapes_of_pairs(given: Sequence[Any]) -> int:
 def _pairs_of(given: Sequence[Any]) -> int:
     """The length of a column and of a row, of other numbers, that two tensors are; 0 if they are none."""
     rows = _shapes_of_pairs(given)
-    row, column = sorted(given, key=Tensor.dim) if rows else (None, None)
-    return rows if rows and not torch.equal(row, column.squeeze(1).to(row.dtype)) else 0  # type: ignore[union-attr, arg-type]
+    if not rows:
+        return 0
+    row, column = sorted(given, key=Tensor.dim)
+    return 0 if torch.equal(row, column.squeeze(1).to(row.dtype)) else rows
 
 
 def _reduced(node: Node) -> Node | None:

@@ -50,12 +50,11 @@ class _Followers:
 
     def note_writing(self, one: Tensor) -> None:
         place = one.data_ptr()
-        if place in self._now or (
-            place not in self._held
-            and len(self._now) < FOLLOWERS
-            and any(one.shape == weight.shape for weight in self._weights)
-        ):
-            self._now[place] = few_coordinates(one)
+        if place not in self._now:
+            fits = any(one.shape == weight.shape for weight in self._weights)
+            if not fits or place in self._held or len(self._now) >= FOLLOWERS:
+                return
+        self._now[place] = few_coordinates(one)
 
     def read(self) -> None:
         """Hold what the tensors have moved since the last step against the way to each weight."""

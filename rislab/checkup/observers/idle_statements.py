@@ -88,10 +88,13 @@ def _unread_part(word: str, where: str) -> Finding:
     return as_warning(Code.ARGUMENTS, name, f"{word} is taken out of a batch, and nothing reads it: {why}", where)
 
 
+def _functions(tree: ast.AST | None) -> list[ast.FunctionDef]:
+    return [] if tree is None else [one for one in ast.walk(tree) if isinstance(one, ast.FunctionDef)]
+
+
 def _scopes_that_ran(tree: ast.Module | None, lines: set[int]) -> list[ast.Module | ast.FunctionDef]:
     """A file, and the functions in it of which lines are known to have run."""
-    functions = [one for one in ast.walk(tree) if isinstance(one, ast.FunctionDef)] if tree is not None else []
-    ran = [one for one in functions if any(one.lineno <= line <= (one.end_lineno or 0) for line in lines)]
+    ran = [one for one in _functions(tree) if any(one.lineno <= line <= (one.end_lineno or 0) for line in lines)]
     return [tree, *ran] if tree is not None else []
 
 
@@ -132,7 +135,7 @@ def _that_ran(body: list[ast.stmt], lines: set[int]) -> Iterator[ast.Expr]:
 
 def _called(tree: ast.AST | None, ran: list[ast.Expr]) -> list[ast.FunctionDef]:
     """Functions and methods of a file that statements call which ran, of a name that no other has; none that ran."""
-    functions = [one for one in ast.walk(tree) if isinstance(one, ast.FunctionDef)] if tree is not None else []
+    functions = _functions(tree)
     names = {last_word(one.value.func) for one in ran if isinstance(one.value, ast.Call)}
     inside = {id(one) for one in ran}
     alone = [one for one in functions if one.name in names and sum(one.name == other.name for other in functions) == 1]
