@@ -76,4 +76,5 @@ def _prepare(folder: Path, options: argparse.Namespace) -> str:
     common.use_threads(1)
     written, present = classroom.write_teachers_edition(folder, quiz_seed=seed)
     others = f"; {len(present)} were there already and left as they are" if present else ""
-    return f"{folder}: key.md, lesson_plan.md and {len(written)} notebooks with solutions{others}"
+    solved = sum(name.endswith(".ipynb") for name in written)  # what they read and show is copied beside them
+    return f"{folder}: key.md, lesson_plan.md and {solved} notebooks with solutions{others}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rislab import files
@@ -202,9 +202,26 @@ def score_header() -> str:
 
 def score_line(score: benchmark.Score) -> str:
     """A row of the table of estimators."""
+    return Table(SCORES, absent=ABSENT).row(*_values(score))
+
+
+def _values(score: benchmark.Score) -> list[Any]:
     error, ratio = ([each[name] for name in ("azimuth", "elevation", "range")] for each in (score.median, score.ratio))
     where = (score.estimator, score.snr_db, score.sources, score.recall, score.allowed)
-    return Table(SCORES, absent=ABSENT).row(*where, *error, *ratio, score.residual, score.milliseconds)
+    return [*where, *error, *ratio, score.residual, score.milliseconds]
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreTable:
+    """The table of estimators, for a notebook."""
+
+    scores: Sequence[benchmark.Score]
+
+    def __repr__(self) -> str:
+        return "\n".join([score_header(), *map(score_line, self.scores)])
+
+    def _repr_html_(self) -> str:
+        return Table(SCORES, absent=ABSENT).page(map(_values, self.scores), "estimators beside the bound")
 
 
 def cell_table(scores: Iterable[Mapping[str, Any]]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import textwrap
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -48,12 +49,27 @@ class CommandParser(argparse.ArgumentParser):
         for name in (word.partition("=")[0] for word in args or () if word.startswith("--")):
             if name not in self.flags(hidden=True):
                 raise InputError(f"{self.prog} has no option {name}{did_you_mean(name, self.flags())}")
+        self._check_pairs(args or ())
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
             raise InputError(
                 f"{unknown[0]!r} is a word too many; allowed: {self.format_usage().partition(' ')[2].strip()}"
             )
         return parsed
+
+    def _check_pairs(self, args: Sequence[str]) -> None:
+        """An option of several words that is given fewer is an InputError."""
+        takes = {flag: one for one in self.actions() for flag in one.option_strings}
+        words = list(itertools.takewhile(lambda word: word != "--", args))
+        for place, word in enumerate(words):
+            option = takes.get(word)
+            if option is None or not isinstance(option.nargs, int) or not isinstance(option.metavar, tuple):
+                continue
+            after = words[place + 1 : place + 1 + option.nargs]
+            given = list(itertools.takewhile(lambda one: one not in takes, after))
+            if len(given) < option.nargs:
+                is_given = " ".join(map(repr, given)) or "nothing"
+                raise InputError(f"{word} is given {is_given}; allowed: {' '.join([word, *option.metavar])}")
 
     def error(self, message: str) -> NoReturn:
         """Raise InputError; the sentence names the option first."""

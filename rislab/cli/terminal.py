@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import functools
+import html
 import math
 import os
 import shutil
@@ -11,7 +12,7 @@ import sys
 import textwrap
 import time
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
@@ -131,11 +132,21 @@ class Table:
 
     def row(self, *values: Any) -> str:
         """A row, as one text."""
-        cells = [
+        return "\n".join(self._lines(self._texts(values)))
+
+    def page(self, rows: Iterable[Sequence[Any]], label: str) -> str:
+        """The table as HTML, for a notebook, where no row is broken; `label` says what it shows."""
+        from rislab.checkup.html_table import Html, html_table
+
+        titles = [Html(html.escape(column.title).replace("\n", "<br>")) for column in self.columns]
+        numbers = [place for place, column in enumerate(self.columns) if not column.left]
+        return html_table(titles, map(self._texts, rows), label=label, numbers=numbers, row_title=0, size=12)
+
+    def _texts(self, values: Sequence[Any]) -> list[str]:
+        return [
             self.absent if isinstance(value, float) and math.isnan(value) else format(value, column.format)
             for column, value in zip(self.columns, values, strict=True)
         ]
-        return "\n".join(self._lines(cells))
 
     def _lines(self, texts: Sequence[str]) -> list[str]:
         lines, used = [""], 0

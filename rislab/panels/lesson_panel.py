@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from rislab.errors import InputError, check_choice, did_you_mean, shown
@@ -10,7 +11,7 @@ from rislab.faults.exercises import NO_ANSWER, Feedback, check, points
 from rislab.faults.lessons import Exercise, Prediction, lessons
 from rislab.faults.quiz import SEED
 from rislab.panels.exercise_panel import ExercisePanel
-from rislab.panels.prediction_panel import PredictionPanel
+from rislab.panels.prediction_panel import PredictionPanel, withheld
 
 Asked = TypeVar("Asked", Exercise, Prediction)
 
@@ -32,6 +33,7 @@ class Lesson:
         self.feedback: dict[str, Feedback] = {}
         self.hints_taken: dict[str, int] = {}
         self._scores: list[Any] = []
+        self._withheld: list[Callable[[], None]] = []
         self._refused: object = None  # what waited for answers last, and in which run of a cell
 
     def predict(self, name: str) -> PredictionPanel:
@@ -93,16 +95,25 @@ class Lesson:
             print(*values, **options)
 
     def displays(self, *things: Any) -> None:
-        """display(), once all predictions of the notebook are answered; before, it says so, once in a run of a cell."""
-        if self._is_answered():
-            from IPython.display import display
+        """display(), once all predictions are answered that were asked; before, a widget waits or a line says so."""
+        from IPython.display import display
 
+        if self.live and self._waiting:
+            page, show = withheld(things, "Lock an answer to each prediction above, and what follows appears here.")
+            self._withheld.append(show)
+            display(page)
+        elif self._is_answered():
             display(*things)
+
+    @property
+    def _waiting(self) -> list[str]:
+        """Names of the predictions that were asked and are not answered."""
+        return [name for name, panel in self.predictions.items() if not panel.shown]
 
     def _is_answered(self) -> bool:
         from IPython import get_ipython
 
-        waiting = [name for name, panel in self.predictions.items() if not panel.shown]
+        waiting = self._waiting
         refused = (waiting, getattr(get_ipython(), "execution_count", None))
         if waiting and refused != self._refused:
             names = ", ".join(waiting)
@@ -132,6 +143,8 @@ class Lesson:
         return known[name]
 
     def _redraw(self) -> None:
+        while self._withheld and not self._waiting:
+            self._withheld.pop(0)()
         for field in self._scores:
             field.value = self._as_html
 

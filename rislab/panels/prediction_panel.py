@@ -6,7 +6,7 @@ import asyncio
 import html
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rislab.errors import InputError, check_choice
@@ -89,19 +89,9 @@ class PredictionPanel(Panel[str]):
             for thing in things if self.shown else (WITHHELD,):
                 _ = print(thing) if isinstance(thing, str) else display(thing)
             return None
-        import ipywidgets as widgets
-
-        waiting, output = widgets.HTML(), widgets.Output()
-        contents = tuple(_output(thing) for thing in things)
-
-        def show() -> None:
-            say(waiting, "" if self.shown else "<i>Lock an answer above, and what follows appears here.</i>")
-            if self.shown:
-                output.outputs = contents
-
-        self._hidden.append(show)
-        show()
-        return widgets.VBox([waiting, output])
+        page, show = withheld(things, "Lock an answer above, and what follows appears here.")
+        _ = show() if self.shown else self._hidden.append(show)
+        return page
 
     def result(self) -> str:
         return self.answer
@@ -162,6 +152,19 @@ class PredictionPanel(Panel[str]):
             page += f"<details><summary>Answer</summary>{answer}</details>"
         page = f"<div style='{FRAME.format(OTHER_COLOUR)}'>{page}</div>"
         return {"text/plain": "\n".join(lines), "text/html": page}
+
+
+def withheld(things: Sequence[Any], text: str) -> tuple[Any, Callable[[], None]]:
+    """A widget that says a text in place of things, and the function that shows them instead."""
+    import ipywidgets as widgets
+
+    waiting, output = widgets.HTML(f"<i>{html.escape(text)}</i>"), widgets.Output()
+
+    def show() -> None:
+        say(waiting, "")
+        output.outputs = tuple(_output(thing) for thing in things)
+
+    return widgets.VBox([waiting, output]), show
 
 
 def _prose(text: str) -> str:

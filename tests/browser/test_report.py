@@ -182,8 +182,10 @@ def test_tables_and_logs_break_no_word_on_paper(browser: Any, tmp_path: Path) ->
     )
     head = ("severity", "code", "what", "numbers", "where", "how to fix", "read on", "may also be")
     table = html_table(head, [(*texts, *rest)], label="findings")
-    log = "x" * 124  # letters of the widest table that a notebook prints
+    log = "ok  fp64                    1 × 64 L2 0.0e+00 |α−1| 0.0e+00 replay 0.0e+00 underflow 0.0e+00 stuck 0.0e+00"
+    text = "Call `rislab info`.\n\n| call | page |\n|---|---|\n| `rislab info` | [docs](https://example.org/) |"
     cells = [
+        new_markdown_cell(text),
         displayed({"text/html": table}),
         new_code_cell("1", outputs=[new_output("stream", name="stdout", text=log)]),
     ]
@@ -203,3 +205,9 @@ def test_tables_and_logs_break_no_word_on_paper(browser: Any, tmp_path: Path) ->
         })""")
         assert len(lines) > 40 and [word for word, count in lines if count > 1] == []
         assert visit.page.evaluate("document.documentElement.scrollWidth") <= 680
+        # Eight points are 10.67 pixels, and are read at arm's length.
+        small = visit.page.evaluate("""() => [...document.querySelectorAll("main *")].flatMap((one) => ["", "::after"]
+          .filter((part) => part ? getComputedStyle(one, part).content !== "none" : one.textContent.trim())
+          .filter((part) => parseFloat(getComputedStyle(one, part || null).fontSize) < 10.6)
+          .map((part) => one.outerHTML.slice(0, 80) + part))""")
+        assert small == []

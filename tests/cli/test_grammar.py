@@ -128,6 +128,10 @@ def test_a_mistyped_option_is_answered_with_the_nearest(command: str, capsys: py
         (["train", "-p", "micro_batc", "3"], "did you mean 'micro_batch'?"),
         (["train", "-p", "micro_batch", "x"], "micro_batch is 'x'; allowed: a whole number"),
         (["overfit", "stray"], "'stray' is a word too many; allowed: rislab overfit [options]"),
+        (["overfit", "-p", "epochs"], "-p is given 'epochs'; allowed: -p KEY VALUE"),
+        (["report", "overfit", "-p", "epochs=3"], "-p is given 'epochs=3'; allowed: -p KEY VALUE"),
+        (["overfit", "-p", "--json"], "-p is given nothing; allowed: -p KEY VALUE"),
+        (["localise", "--tolerances", "-5", "5"], "--tolerances is given '-5' '5'; allowed: --tolerances DEG DEG M"),
         (["faults", "never divided", "--epochs"], "--epochs: expected one argument"),
     ],
 )
@@ -234,6 +238,10 @@ def test_a_number_that_is_not_there_is_a_dash_where_nan_says_nothing_else() -> N
     nothing = dict.fromkeys(("azimuth", "elevation", "range"), float("nan"))
     missed = Score("MUSIC", 0.0, 3, 10, 0.0, 0.0, 0.5, nothing, nothing, 1.0, 1.0, 1.0, 2.0)
     assert localise.score_line(missed).split().count(localise.ABSENT) == 6 and "nan" not in localise.score_line(missed)
+    # A notebook shows it in a table of its own scroll: as a text its hundred letters broke in two at 1024 pixels.
+    page = localise.ScoreTable([missed])._repr_html_()
+    assert page.count(f">{localise.ABSENT}<") == 6 and "overflow-x:auto" in page and "median<br>azim. °" in page
+    assert repr(localise.ScoreTable([missed])).endswith(localise.score_line(missed))
     assert localise.ABSENT in localise.conditions(SceneConfig.preset("classroom"), (1.0, 1.0, 1.0))
 
 

@@ -60,7 +60,7 @@ def test_the_verdict_waits_in_a_live_notebook_until_all_predictions_are_locked(
     asked = [lesson.predict(name) for name in ("sixteen snapshots", "one indent")]
     for panel, waiting in zip(asked, ("sixteen snapshots, one indent", "one indent"), strict=True):
         lesson.prints("NMSE 0.0123")
-        lesson.displays("0.0123")
+        lesson.prints("0.0123")
         text = capsys.readouterr().out
         assert text.count("\n") == 1 and text.endswith(f"run again: {waiting}\n") and "0.0123" not in text
         panel.lock(panel.prediction.choices[0])
@@ -71,6 +71,24 @@ def test_the_verdict_waits_in_a_live_notebook_until_all_predictions_are_locked(
     report.predict("one indent")
     report.prints("NMSE 0.0123")
     assert capsys.readouterr().out == "NMSE 0.0123\n"
+
+
+def test_a_panel_waits_in_a_live_notebook_and_appears_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    displayed: list[Any] = []
+    monkeypatch.setattr("IPython.display.display", lambda *things: displayed.extend(things))
+    lesson = Lesson("start", live=True)
+    asked = [lesson.predict(name) for name in ("sixteen snapshots", "one indent")]
+    panel = Lesson("start", live=True).predict("one indent")  # any panel
+    lesson.displays(panel)
+    waiting, output = displayed[0].children
+    asked[0].lock("none")
+    assert output.outputs == () and "Lock an answer to each prediction above" in waiting.value
+    asked[1].skip()
+    assert waiting.value == "" and output.outputs[0]["data"]["application/vnd.jupyter.widget-view+json"]
+    # Once all are answered, and where none was asked, it is there at once.
+    lesson.displays(panel)
+    Lesson("start", live=True).displays(panel)
+    assert displayed[1:] == [panel, panel]
 
 
 def test_a_verdict_that_is_run_again_too_early_says_so_again(

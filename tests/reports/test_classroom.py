@@ -147,6 +147,15 @@ def test_what_answers_a_prediction_waits_for_it(name: str) -> None:
         )
 
 
+# Panels that show what a prediction asks: the table of number formats; lines of predictors, and the checkup's verdict.
+@pytest.mark.parametrize(("name", "asked"), [("precision", 3), ("overfit", 2)])
+def test_a_panel_that_answers_predictions_comes_after_them(name: str, asked: int) -> None:
+    sources = [cell.source for cell in notebooks.code_cells(notebooks.read_notebook(notebooks.find_notebook(name)))]
+    (place,) = [place for place, source in enumerate(sources) if f"panel = rislab.panels.{name}(" in source]
+    assert sources[place].endswith("lesson.displays(panel)")
+    assert sum("lesson.predict(" in source for source in sources[:place]) == asked
+
+
 LEAKS = {
     "the edition itself": 'lesson.answers = True\nlesson.predictions.clear()\nlesson.predict("clipped scaled")',
     "in two pieces": "sys.stdout.write(because[:40]), sys.stdout.flush(), sys.stdout.write(because[40:])",

@@ -255,6 +255,16 @@ def test_a_working_copy_keeps_what_was_worked_on(tmp_path: Path, capsys: pytest.
     assert {path.name for path in folder.iterdir() if path.name.startswith(".")} == {servers.ORIGINALS}
 
 
+def test_what_was_written_for_the_teacher_is_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without what makes the answers, which takes half a minute.
+    monkeypatch.setattr("rislab.reports.classroom.teacher_notebook", lambda path, quiz_seed: path.read_bytes())
+    monkeypatch.setattr("rislab.reports.classroom.key", lambda quiz_seed: "")
+    assert main(["lab", "--teacher", "--run", str(tmp_path / "mine"), "--prepare"]) == 0
+    assert f"and {len(notebooks.available())} notebooks with solutions" in capsys.readouterr().out
+
+
 def test_a_working_copy_that_cannot_be_made_is_one_sentence(tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "file").write_text("")
     originals = notebooks.find_notebook("start").parent
