@@ -148,10 +148,12 @@ def _presentable(notebook: Any, title: str, header: Mapping[str, str], summary: 
 
 
 def _shows_panel(source: str) -> bool:
-    """Whether the value of a cell is a panel of rislab.panels that the cell has made."""
+    """Whether a cell shows a panel of rislab.panels that it has made, as its value or by lesson.displays()."""
     statements = statements_of(source)
     last = statements[-1] if statements else None
     value = last.value if isinstance(last, ast.Expr) else None
+    if isinstance(value, ast.Call) and ast.unparse(value.func) == "lesson.displays" and value.args:
+        value = value.args[0]
     for statement in statements:
         if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == getattr(value, "id", None):
             value = statement.value

@@ -615,12 +615,13 @@ def test_widgets_and_scripts_are_left_out(tmp_path: Path) -> None:
 def test_a_panel_shows_what_came_of_it_and_not_that_it_still_works(tmp_path: Path) -> None:
     made = new_code_cell("panel = rislab.panels.precision(config)\npanel")
     asked = new_code_cell("rislab.panels.map_history(movie)")
+    later = new_code_cell("panel = rislab.panels.precision(config)\nlesson.displays(panel)")
     other = new_code_cell("cells = 7\ncells")
-    for cell in (made, asked, other):
+    for cell in (made, asked, later, other):
         cell.outputs = [new_output("execute_result", {"text/plain": f"words of {cell.source.split()[0]}"})]
     drawn = plot("")
     drawn.source = "panel = rislab.panels.quiz()\npanel"
-    html = page(tmp_path, made, asked, other, drawn)
+    html = page(tmp_path, made, asked, later, other, drawn)
     assert re.findall("words of ([a-z.]+)", html) == ["cells"] and html.count('aria-label="curve:') == 1
 
 
