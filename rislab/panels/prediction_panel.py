@@ -90,7 +90,10 @@ class PredictionPanel(Panel[str]):
                 _ = print(thing) if isinstance(thing, str) else display(thing)
             return None
         page, show = withheld(things, "Lock an answer above, and what follows appears here.")
-        _ = show() if self.shown else self._hidden.append(show)
+        if self.shown:
+            show()
+        else:
+            self._hidden.append(show)
         return page
 
     def result(self) -> str:
