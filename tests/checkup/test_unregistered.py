@@ -98,3 +98,28 @@ def test_layers_that_come_again_after_themselves(kind: str, expected: str) -> No
             optimizer.step()
     found = [one.severity for one in process.findings() if one.name == "one layer in all places"]
     assert found == ([expected] if expected else [])
+
+
+class Residual(nn.Module):
+    """Layers in a list, of which some have no norm: None stands in its place, and is passed over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList([None, nn.Linear(4, 4), None, None, nn.Linear(4, 4), None, None])  # type: ignore[list-item]
+
+    def forward(self, values: Tensor) -> Tensor:
+        for part in self.parts:
+            values = values if part is None else part(values)
+        return values
+
+
+def test_a_list_of_layers_may_hold_none() -> None:
+    torch.manual_seed(0)
+    network = Residual()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    with ProcessWatch() as process:
+        for _ in range(4):
+            optimizer.zero_grad()
+            network(torch.randn(8, 4)).square().mean().backward()
+            optimizer.step()
+    assert [(one.name, one.evidence) for one in process.findings()] == []

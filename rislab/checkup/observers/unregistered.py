@@ -15,7 +15,7 @@ from rislab.checkup.findings import Finding, as_fault, as_note, as_warning, list
 from rislab.checkup.recording.events import ForwardEvent, Observer
 from rislab.checkup.recording.living_objects import living_optimizers
 from rislab.checkup.recording.optimizers import tensors_held
-from rislab.checkup.recording.tensors import few_coordinates, has_numbers, is_readable, may_live_on
+from rislab.checkup.recording.tensors import few_coordinates, has_numbers, has_own_weights, is_readable, may_live_on
 from rislab.checkup.rules import Code
 
 # So many forwards of a network are looked into; so many networks, and modules, are remembered, and live as long; by so
@@ -204,9 +204,9 @@ def _repeated_layers(network: nn.Module) -> list[Finding]:
     """Lists of layers of a network that hold the same layers, with weights, again and again."""
     results = []
     for name, module in network.named_modules():
-        layers = list(module) if isinstance(module, nn.ModuleList | nn.Sequential) else []
+        layers: list[nn.Module | None] = [*module] if isinstance(module, nn.ModuleList | nn.Sequential) else []
         for block, times in _repetitions(layers):
-            kinds = " and ".join(type(one).__name__ for one in block)
+            kinds = " and ".join(type(one).__name__ for one in block if one is not None)
             text = f"{times} places of {name or type(network).__name__} hold one {kinds}, as [layer] * n gives it"
             if times * len(block) == len(layers):
                 results.append(as_warning(Code.WEIGHTS, "one layer in all places", f"all {text}"))
@@ -216,13 +216,16 @@ def _repeated_layers(network: nn.Module) -> list[Finding]:
     return results
 
 
-def _repetitions(layers: list[nn.Module]) -> Iterator[tuple[list[nn.Module], int]]:
-    """The shortest block of layers, with weights, that comes again directly after itself, and how often it comes."""
+def _repetitions(layers: list[nn.Module | None]) -> Iterator[tuple[list[nn.Module | None], int]]:
+    """The shortest block of layers, with weights, that comes again directly after itself, and how often it comes.
+
+    A place of a list may hold None.
+    """
     for length in range(1, len(layers) // 2 + 1):
         run = 0
         for place, same in enumerate([*map(operator.is_, layers, layers[length:]), False]):
             block, times = layers[place : place + length], 1 + run // length
-            if not same and times > 1 and any(next(nn.Module.parameters(one), None) is not None for one in block):
+            if not same and times > 1 and any(one is not None and has_own_weights(one) for one in block):
                 yield block, times
                 return
             run = run + 1 if same else 0
