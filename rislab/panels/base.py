@@ -116,6 +116,11 @@ class Panel(Generic[Result]):
         return "waiting" if self.task is None else self.task.state
 
     @property
+    def activity(self) -> str:
+        """The state as it is shown: "stopping" from stop() until the item in progress is done."""
+        return "stopping" if self.task is not None and self.task.stopping else self.state
+
+    @property
     def problem(self) -> str:
         """What went wrong, in one sentence: a refused input, an error of the task, or a drawing; "" if nothing did."""
         if self.input_error:
@@ -126,9 +131,10 @@ class Panel(Generic[Result]):
         return "" if fault is None else f"the figure could not be drawn: {in_words(fault)}"
 
     def stop(self) -> None:
-        """Stop after the item in progress."""
+        """Stop after the item in progress; until then the panel says that it is stopping."""
         if self.task is not None:
             self.task.stop()
+            self.redraw()
 
     def settle(self, seconds: float = 120.0) -> None:
         """Wait until nothing is worked on any more and the last drawing is made; raises TimeoutError."""

@@ -63,7 +63,7 @@ class PrecisionPanel(Panel[list[PrecisionCell]]):
     def title(self) -> str:
         """The state, how many cells are done, and the one in progress."""
         done, places = len(self.cells()), self.config.places()
-        text = f"{self.state}: {done} of {len(places)} cells"
+        text = f"{self.activity}: {done} of {len(places)} cells"
         if self.state == "running" and done < len(places):
             mode, steps = places[done]
             text += f", {mode} {steps} × {BATCH // steps}, window {self._window} of {self.config.windows}"
@@ -102,7 +102,7 @@ class PrecisionPanel(Panel[list[PrecisionCell]]):
 
         def draw() -> None:
             cells, cell, ended = self.cells(), self.shown(), self.state != "running"
-            stop.disabled = ended
+            stop.disabled = self.activity != "running"
             see(hint, not self.problem)
             chosen = None if cell is None else (cell.mode, cell.accumulation_steps)
             table.update(precision_table_dict(cells, rows, columns, self.title, chosen))

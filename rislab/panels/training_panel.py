@@ -141,7 +141,7 @@ class OverfitPanel(Panel[list[Record]]):
         """Those of "Start", "Pause", "Step", "Stop", "Reset", "Remove" and "Go on" that can do something now."""
         if self.task is None:
             return {"Start"}
-        on = set() if self.task.stopping else {"Pause", "Step", "Stop"}
+        on = set() if self.activity == "stopping" else {"Pause", "Step", "Stop"}
         rest = {"paused": {"Start", "Step", "Stop"}, "running": on, "waiting": on}
         return {"Reset", "Remove"} | rest.get(self.state, {"Start", "Go on"})
 

@@ -192,7 +192,8 @@ def _layout(title: str, log: bool, unit: str) -> dict[str, Any]:
         "meta": {"room": ROOM},
         "margin": MARGIN,
         "title": {"text": title, "font": {"size": 14}, "y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 8}},
-        "legend": {"x": 0, "xanchor": "left", "y": 1.01, "yanchor": "bottom", **key},
+        # From the top of the figure, not of the axes: it is not put right where these move as a window grows.
+        "legend": {"x": 0, "xanchor": "left", "yref": "container", "y": 1 - 60 / HEIGHT, "yanchor": "bottom", **key},
         "uirevision": f"rislab {log} {unit}",
         "annotations": [],
         "bargap": 0.15,

@@ -164,7 +164,7 @@ class TrainingView:
         panel = self.panel
         if list(self.runs.options) != [run.name for run in panel.runs]:
             self._offer()
-        state = panel.state
+        state = panel.activity
         if self._paces["line"].is_due((state, len(panel.runs)), running=state == "running"):
             last = panel.runs[-1].history.last if panel.runs else None
             epoch = "" if last is None else html.escape(epoch_line(last))
@@ -182,7 +182,7 @@ class TrainingView:
         self.diff.layout.visibility = "hidden" if panel.fault is None else "visible"
         say(self.texts["source"], self._source())
         # A page that draws a last figure of the run would be late to say that it has stopped.
-        if panel.task is None or not panel.task.stopping:
+        if state != "stopping":
             self.plot.update(self._figure)
             if self._paces["sides"].is_due(
                 [*(run.name for run in panel.runs), state, self.unit.value], running=state == "running"
@@ -214,11 +214,10 @@ class TrainingView:
         """A button that could do nothing now cannot be pressed, and its tooltip says why."""
         panel = self.panel
         able = panel.buttons() | ({"Load"} if self.folders.options else set())
-        stopping = panel.task is not None and panel.task.stopping
         for name, button in self.buttons.items():
             button.disabled = name not in able
             tooltip = button.tooltip.partition(NOW)[0]
-            button.tooltip = f"{tooltip}{NOW}{'stopping' if stopping else panel.state}" if button.disabled else tooltip
+            button.tooltip = f"{tooltip}{NOW}{panel.activity}" if button.disabled else tooltip
 
     def _source(self) -> str:
         """The diff of the chosen fault, and which run has it, as HTML; "" if it is not to be seen."""

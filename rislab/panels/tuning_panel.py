@@ -73,14 +73,16 @@ class TuningPanel(Panel[SearchProgress]):
     def headline(self) -> str:
         """What is being done, how far it is, and how long it will take."""
         now = self.progress
+        doing = "stopping after the step in progress" if self.activity == "stopping" else self.state
         if now is None:
-            return "opening the study"
+            return f"{doing}, opening the study"
         if now.stage == "ladder" and now.ladder.get("skipped"):
-            return "the overfit ladder is skipped"
+            return f"{doing}, the overfit ladder is skipped"
         if now.stage == "ladder":
             done = len(now.ladder.get("checks", []))
-            return f"climbing the overfit ladder before the search: {done} check{'' if done == 1 else 's'} done"
-        searching = now.stage == "search" and self.state == "running"
+            checks = f"{done} check{'' if done == 1 else 's'} done"
+            return f"{doing}, climbing the overfit ladder before the search: {checks}"
+        searching = now.stage == "search" and doing == "running"
         left = f", about {now.left:.0f} s left" if searching and now.left is not None else ""
         best = ""
         if now.best is not None:
@@ -89,7 +91,7 @@ class TuningPanel(Panel[SearchProgress]):
             scored = f"{score:.4f}" if error is None else with_error(score, error)
             which = "best of the run-off" if now.stage in ("confirm", "done") and now.runoff else "best"
             best = f"; {which}: trial {now.best.number}, {self.config.objective} {scored}"
-        return f"{self.state}, {STAGES[now.stage]}: {self._count(now)}{left}{best}"
+        return f"{doing}, {STAGES[now.stage]}: {self._count(now)}{left}{best}"
 
     def _count(self, now: SearchProgress) -> str:
         """How many of the trials have ended, or of the trainings after them."""
@@ -118,11 +120,11 @@ class TuningPanel(Panel[SearchProgress]):
         plot = self.plot(tuning_plots.history((), self.config))
 
         def draw() -> None:
-            now, running = self.progress, self.state == "running"
+            now, running, activity = self.progress, self.state == "running", self.activity
             headline.value = cut_line(html.escape(self.headline()), 2)
             warnings = "".join(f"<div>{alarm(text)}</div>" for text in (now.warnings if now else ()))
             note.value = f"<div>{html.escape(self.verdict())}</div>{warnings}"
-            go_on.disabled, stop.disabled = running or self.state == "finished", not running
+            go_on.disabled, stop.disabled = running or self.state == "finished", activity != "running"
             plot.update(lambda: tuning_plots.history(now.trials if now else (), self.config))
             if not running:
                 plot.flush()

@@ -47,6 +47,7 @@ def map_history_figure(history: MapHistory) -> go.Figure:
     place = {"x": 0, "len": 0.92, "pad": {"t": 50}, "currentvalue": {"prefix": "epoch ", "xanchor": "left"}}
     layout["sliders"] = [{"active": len(steps) - 1, "steps": steps, **place, **colours}]
     layout["height"] = HEIGHT + 90
+    layout["legend"] = {**layout["legend"], "y": 1 - 50 / layout["height"]}
     layout["margin"] = {**layout["margin"], "b": 150}
     data = [trace for part in parts for trace in part] + common
     return style.figure_of({"data": data, "layout": layout})
@@ -121,7 +122,7 @@ def _layout(history: MapHistory, snapshot: Snapshot | None) -> dict[str, Any]:
         "height": HEIGHT,
         "margin": {"t": 84, "b": 50, "l": 66, "r": 20},
         "title": {"text": "no epoch yet" if snapshot is None else snapshot.line(), **ABOVE},
-        "legend": {"orientation": "h", "x": 0.95, "xanchor": "right", "y": 1.08, "yanchor": "bottom"},
+        "legend": {**style.LEGEND_ABOVE, "x": 0.95, "xanchor": "right", "y": 1 - 50 / HEIGHT, "yanchor": "bottom"},
         "uirevision": "rislab",
         "xaxis": {"title": {"text": "azimuth (°)"}, "range": ends[0], "domain": across[0], "anchor": "y", **still},
         "yaxis": {"title": {"text": "elevation (°)"}, "range": ends[1], "domain": maps, "anchor": "x", **still},

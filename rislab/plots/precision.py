@@ -20,8 +20,9 @@ from rislab.sanity.precision import PrecisionCell, WindowComparison
 SHARES = ((0.0, style.PALE), (0.85, style.SAND), (1.0, style.ORANGE))  # a tenth of the alarm is still pale
 ERRORS = ((0.0, style.PALE), (1.0, style.ORANGE))  # pale enough for dark numbers on every cell
 COSTS = ((0.0, style.MIST), (1.0, style.SKY))  # pale enough for dark numbers, as SHARES are
-ROW, CURVES_HEIGHT = 25, 262  # pixels
+ROW, CURVES_HEIGHT = 25, 280  # pixels
 GAP = 0.014  # between two maps, share of the width
+WIDTHS = (1.2, 1.2, 1.2, 0.8, 0.8)  # of the maps: a number with a cross is longer than one of time or memory
 RED = {"color": style.VERMILLION, "width": 2.5}
 CHOSEN = {"color": style.INK, "width": 2, "dash": "dot"}
 SMALLEST = -5.0  # powers of ten of the share of an alarm that still differ in colour
@@ -64,7 +65,7 @@ def precision_table_dict(
     layout: dict[str, Any] = {
         "title": {"text": title, "font": {"size": 14}, "pad": {"b": 26}},
         "height": 104 + ROW * len(rows),
-        "margin": {"t": 58, "b": 46, "l": 172, "r": 8},
+        "margin": {"t": 58, "b": 46, "l": 160, "r": 4},
         "uirevision": "rislab",
         "autosize": True,  # or a page that draws before its layout keeps plotly's own width
         "coloraxis": {"colorscale": SHARES, "cmin": SMALLEST, "cmax": 0, "showscale": False},
@@ -84,12 +85,14 @@ def precision_table_dict(
 
 def _map_axes(number: int, axis: str, names: Sequence[str], columns: Sequence[int]) -> dict[str, Any]:
     """The axes of one of the maps side by side."""
-    width = (1 - GAP * (len(MAPS) - 1)) / len(MAPS)
-    left = number * (width + GAP)
+    unit = (1 - GAP * (len(MAPS) - 1)) / sum(WIDTHS)
+    left, width = unit * sum(WIDTHS[:number]) + GAP * number, unit * WIDTHS[number]
     title = {"text": "accumulation steps" if number == len(MAPS) // 2 else "", "standoff": 4}
     across = {"tickvals": [*range(len(columns))], "ticktext": [*map(str, columns)], "range": [-0.5, len(columns) - 0.5]}
     down = {"tickvals": [*range(len(names))], "ticktext": names, "range": [len(names) - 0.5, -0.5]}
     both = {"showgrid": False, "fixedrange": True}
+    if number == 0:
+        down["tickfont"] = {"size": 12}
     return {
         f"xaxis{axis}": {"domain": [left, left + width], "anchor": f"y{axis}", "title": title, **across, **both},
         f"yaxis{axis}": {"anchor": f"x{axis}", "showticklabels": number == 0, "automargin": False, **down, **both},
@@ -122,7 +125,7 @@ def _map(
         shown = value(cell)
         levels[y, x] = _depth(cell, reds) if reds else shown
         cross = "✗" if set(cell.red) & set(reds) else ""
-        texts[y][x] = cross + (_short(shown) if reds else f"{shown:.3g}")
+        texts[y][x] = cross + (_short(shown) if reds else f"{shown:.{0 if shown >= 10 else 2 if shown < 1 else 1}f}")
         hovers[y][x] = cell_hover(cell)
     colours = {"coloraxis": "coloraxis"} if reds else {"colorscale": COSTS, "zmin": 0, "showscale": False}
     data = {"x": [*range(len(columns))], "y": [*range(len(rows))], "z": levels, "text": texts, "customdata": hovers}
@@ -247,23 +250,27 @@ def _curve_layout(cell: PrecisionCell, hidden: int) -> dict[str, Any]:
     note = f"{skipped}; {hidden} errors that are 0 or not finite are not drawn" if hidden else skipped
     title = f"{_where(cell)}, window by window (thin dashes: alarm{note})"
     layout: dict[str, Any] = {
-        "title": {"text": title, "font": {"size": 14}},
+        "title": {"text": title, "font": {"size": 14}, "pad": {"b": 22}},
         "height": CURVES_HEIGHT,
         "autosize": True,
-        "margin": {"t": 40, "b": 72, "l": 64, "r": 12},
-        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": -0.3, "yanchor": "top", "font": {"size": 11}},
+        "margin": {"t": 58, "b": 72, "l": 56, "r": 12},
+        "legend": {**style.LEGEND_BELOW, "font": {"size": 11}},
+        "annotations": [],
         "uirevision": f"{cell.mode} {cell.accumulation_steps}",
     }
     axes: tuple[tuple[tuple[float, float], str, dict[str, Any]], ...] = (
         ((0.0, 0.36), "error", {}),
-        ((0.43, 0.61), "share too small", {"range": [-0.03, 1.03]}),
-        ((0.68, 0.81), "loss scale", {"rangemode": "tozero", "nticks": 4}),
-        ((0.87, 1.0), "NMSE", {}),
+        ((0.42, 0.6), "share too small", {"range": [-0.03, 1.03]}),
+        ((0.67, 0.81), "loss scale", {"rangemode": "tozero", "nticks": 4}),
+        ((0.86, 1.0), "NMSE", {}),
     )
     for number, (domain, name, options) in enumerate(axes):
         axis = str(number + 1) if number else ""
         layout[f"xaxis{axis}"] = {"domain": domain, "anchor": f"y{axis}", "title": {"text": "window", "standoff": 2}}
-        layout[f"yaxis{axis}"] = {"anchor": f"x{axis}", "title": {"text": name, "standoff": 4}, **options}
+        layout[f"yaxis{axis}"] = {"anchor": f"x{axis}", **options}
+        # Beside its axis the title would stand in the chart before it.
+        above = {**style.CHART_TITLE, "xref": f"x{axis} domain", "yref": f"y{axis} domain", "x": 0.5, "y": 1}
+        layout["annotations"].append({**above, "text": name})
     return layout
 
 

@@ -10,7 +10,18 @@ import numpy as np
 import plotly.graph_objects as go
 
 from rislab.faults.story import Fix, Replay
-from rislab.plots.style import BLUE, COUNTER_STYLES, GREEN, GREY, PURPLE, VERMILLION, figure_of, template
+from rislab.plots.style import (
+    BLUE,
+    COUNTER_STYLES,
+    GREEN,
+    GREY,
+    LEGEND_ABOVE,
+    LEGEND_BELOW,
+    PURPLE,
+    VERMILLION,
+    figure_of,
+    template,
+)
 from rislab.training.records import Counters
 
 COUNTERS = {name: style for pair in COUNTER_STYLES.values() for name, style in pair.items()}
@@ -30,7 +41,7 @@ def first_epoch_counts(replays: Mapping[str, Replay]) -> go.Figure:
     counters = [each.first_epoch for each in replays.values()]
     figure = go.Figure(layout={"template": template(), "title_text": "Ledger of the first epoch", "height": 420})
     figure.add_traces([go.Bar(trace) for trace in _counter_bars(names, counters)])
-    figure.update_layout(bargap=0.18, legend={"orientation": "h", "x": 0, "xanchor": "left", "y": -0.22})
+    figure.update_layout(bargap=0.18, margin_b=100, legend=LEGEND_BELOW)
     return figure.update_yaxes(title_text="events (count)", rangemode="tozero")
 
 
@@ -116,8 +127,7 @@ def fix_scores(fixes: Sequence[Fix]) -> go.Figure:
     figure.update_xaxes(title_text="at the end of the replay (NMSE or loss, dimensionless)", rangemode="tozero")
     ticks = {"tickvals": [*range(len(rows))], "ticktext": rows, "range": [len(rows) - 0.4, -0.6], "showgrid": False}
     figure.update_yaxes(**ticks)
-    above = {"orientation": "h", "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom"}
-    return figure.update_layout(height=130 + 34 * len(rows), legend=above)
+    return figure.update_layout(height=156 + 34 * len(rows), margin_t=90, legend=LEGEND_ABOVE)
 
 
 def replay_figure(replay: Replay) -> go.Figure:
@@ -138,7 +148,7 @@ def replay_figure_dict(replay: Replay | None, title: str = "") -> dict[str, Any]
         "height": TALL,
         "autosize": True,
         "margin": {"t": 40, "b": 84, "l": 64, "r": 12},
-        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": -0.24, "yanchor": "top", "font": {"size": 12}},
+        "legend": {**LEGEND_BELOW, "font": {"size": 12}},
         "bargap": 0.25,
         "xaxis": {"domain": [0.0, 0.54], "anchor": "y", "title": {"text": "epoch", "standoff": 2}, "dtick": every},
         "yaxis": {"anchor": "x", "title": {"text": "loss, NMSE"}, "rangemode": "tozero"},

@@ -32,6 +32,7 @@ from rislab.plots.style import (
     COUNTER_STYLES,
     GREEN,
     GREY,
+    LEGEND_ABOVE,
     VERMILLION,
     Array,
     TraceStyle,
@@ -363,8 +364,8 @@ def ladder_figure(checks: Sequence[Any]) -> go.Figure:
     title = "share of the limit used (dimensionless)<br>≤, =: measured / limit; ≥: limit / measured"
     ends = math.log10(low), math.log10(high)
     across = {"type": "log", "title": {"text": title}, "range": ends, **log_ticks(*ends)}
-    above = {"orientation": "h", "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom"}
-    return figure.update_layout(xaxis=across, yaxis={**rows, "fixedrange": True}, legend=above)
+    rows |= {"fixedrange": True}
+    return figure.update_layout(xaxis=across, yaxis=rows, margin_t=90, height=height + 26, legend=LEGEND_ABOVE)
 
 
 def _share(check: Any) -> float:

@@ -35,12 +35,12 @@ from rislab.tuning.space import Choice, Range
 from rislab.tuning.study import Trial, trial_folder
 from rislab.tuning.tuning_config import OBJECTIVES, TuningConfig
 
-# State → colour and symbol.
+# State → its name, colour and symbol. Of a search that was stopped, a trial in progress does not run, and will go on.
 STATES = {
-    "complete": (BLUE, "circle"),
-    "running": (PURPLE, "circle-open"),
-    "pruned": (GREY, "x-thin-open"),
-    "failed": (VERMILLION, "triangle-down"),
+    "complete": ("complete", BLUE, "circle"),
+    "running": ("not ended", PURPLE, "circle-open"),
+    "pruned": ("pruned", GREY, "x-thin-open"),
+    "failed": ("failed", VERMILLION, "triangle-down"),
 }
 
 
@@ -78,10 +78,10 @@ def curves(trials: Sequence[Trial], config: TuningConfig) -> go.Figure:
     for trial in trials:
         if not trial.scores:
             continue
-        colour, symbol = STATES[trial.state]
+        name, colour, symbol = STATES[trial.state]
         thin = trial.state == "pruned"
         figure.add_scatter(
-            x=list(trial.scores), y=list(trial.scores.values()), mode="lines+markers", name=trial.state,
+            x=list(trial.scores), y=list(trial.scores.values()), mode="lines+markers", name=name,
             legendgroup=trial.state, showlegend=trial.state not in shown,
             line={"color": colour, "width": 1 if thin else 1.5, "dash": "dot" if thin else "solid"},
             marker={"symbol": symbol, "size": 6}, **_hover([trial] * trial.epochs, config),
@@ -177,12 +177,12 @@ def _add_markers(
     figure: go.Figure, trials: Sequence[Trial], config: TuningConfig, places: Sequence[Any], column: int | None = None
 ) -> None:
     """The last scores of trials, a trace for each state; in one column of several, or alone and counted."""
-    for state, (colour, symbol) in STATES.items():
+    for state, (name, colour, symbol) in STATES.items():
         own = [(trial, x) for trial, x in zip(trials, places, strict=True) if trial.state == state]
         if own:
             figure.add_scatter(
                 x=[x for _, x in own], y=[trial.last_score for trial, _ in own], mode="markers",
-                name=state if column else f"{state} × {len(own)}", legendgroup=state, showlegend=column in (None, 1),
+                name=name if column else f"{name} × {len(own)}", legendgroup=state, showlegend=column in (None, 1),
                 marker={"color": colour, "symbol": symbol, "size": 9, "line": {"width": 2}},
                 row=1 if column else None, col=column, **_hover([trial for trial, _ in own], config),
             )  # fmt: skip
@@ -214,7 +214,12 @@ def _hover(trials: Sequence[Trial], config: TuningConfig) -> dict[str, Any]:
             f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
             for name, value in trial.values.items()
         )
-        lines = [f"trial {trial.number}, {trial.state}", score, *values, *([trial.reason] if trial.reason else [])]
+        lines = [
+            f"trial {trial.number}, {STATES[trial.state][0]}",
+            score,
+            *values,
+            *([trial.reason] if trial.reason else []),
+        ]
         texts.append("<br>".join(lines))
     return {"hovertext": texts, "hoverinfo": "text"}
 

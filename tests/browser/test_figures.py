@@ -19,6 +19,16 @@ from tests.plots.gallery import figures
 pytestmark = pytest.mark.process
 # 900 pixels are what JupyterLab leaves of a window of 1280.
 WIDTHS = (900, 1280, 1920)
+# What JupyterLab does with a figure when its window is made narrow, where a legend takes more rows, and wide again.
+NARROW_AND_WIDE = """async () => {
+  for (const plot of document.querySelectorAll(".js-plotly-plot")) {
+    plot.style.height = `${plot._fullLayout.height}px`;
+    for (const width of ["330px", ""]) {
+      plot.style.width = width;
+      await Plotly.Plots.resize(plot);
+    }
+  }
+}"""
 WIDE = "main { max-width: none; padding: 0 } figure { margin: 0 }"
 
 
@@ -72,6 +82,8 @@ def test_figures_have_no_defect(browser: Any, gallery: Path, width: int) -> None
     defects = {}
     for theme in ("light", "dark"):
         change_theme(page, theme)
+        if theme == "dark":
+            page.evaluate(NARROW_AND_WIDE)
         defects |= {(theme, figure): wrong for figure, wrong in figure_defects(page).items()}
     said = complaints(page)
     page.context.close()

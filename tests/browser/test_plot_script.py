@@ -147,3 +147,21 @@ def test_where_points_alone_move_the_curves_alone_are_drawn_and_the_picture_is_t
         page.evaluate("(patch) => take('patch', patch)", patch)
         page.wait_for_function(f"window.whole === {number - 2}")
     assert page.evaluate("window.part") == 1 and page.evaluate(TITLE) == "4"
+
+
+def test_an_axis_without_a_range_of_its_own_follows_the_points_that_move(page: Any) -> None:
+    """A trial of a search whose score had changed lay outside of the axes, and was not to be seen."""
+    curves = [{"type": "scatter", "mode": "markers", "x": [0, 1], "y": [1.25, 1.26]}]
+    figure = {
+        "number": 2,
+        "data": curves,
+        "layout": {"height": 440, "xaxis": {"range": [-1, 9]}, "title": {"text": "2"}},
+    }
+    page.evaluate("(figure) => take('figure', figure)", figure)
+    page.wait_for_function(f"{TITLE} === '2'")
+    moved = {"0": {"set": {"y": [1.22, 1.26]}}}
+    page.evaluate("(traces) => take('patch', { base: 2, number: 3, count: 1, traces })", moved)
+    page.wait_for_function("document.querySelector('.js-plotly-plot').data[0].y[0] === 1.22")
+    page.wait_for_timeout(300)
+    low, high = page.evaluate("document.querySelector('.js-plotly-plot')._fullLayout.yaxis.range")
+    assert low < 1.22 and high > 1.26

@@ -18,6 +18,7 @@ from tests.forks import forking
 from tests.notebooks.small import SMALL
 
 LARGEST = 5_000_000  # bytes of a report
+LONGEST = 104  # letters of a printed line: what JupyterLab shows in one in a window of 1280 pixels
 
 
 class Ran(dict[str, runner.Report]):
@@ -62,6 +63,12 @@ def test_a_notebook_runs_to_its_verdict(name: str, ran: Ran) -> None:
         if text == "stderr"
     ]
     assert noise == []
+    # A longer line of a table would be broken, and its last columns stand below the first; sentences may be broken.
+    printed = [
+        re.sub(r"\x1b\[\d*m", "", "".join(out.get("text", ""))) for cell in cells for out in cell.get("outputs", [])
+    ]
+    rows = [line for text in printed for line in text.splitlines() if re.search(r"\S {2,}\S", line)]
+    assert [row for row in rows if len(row) > LONGEST] == []
 
 
 @pytest.mark.process

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Generator
 from typing import Any
@@ -116,6 +117,29 @@ def test_stop_ends_within_a_window(live: None) -> None:
     assert panel.state == "stopped"
     assert parts(panel)[0].disabled
     assert parts(panel)[2].figure["layout"]["title"]["text"] == "stopped: 0 of 32 cells"
+
+
+def test_the_title_says_stopping_until_the_window_in_progress_is_done(
+    live: None, monkeypatch: pytest.MonkeyPatch, plain: list[Progress]
+) -> None:
+    at_work, read = threading.Event(), threading.Event()
+
+    def stream(config: PrecisionConfig) -> Generator[Progress]:
+        yield plain[0]
+        at_work.set()
+        read.wait(20)  # the window in progress, which lasts until the panel has been read
+        yield plain[1]
+
+    monkeypatch.setattr(precision_panel, "stream_cells", stream)
+    panel = panels.precision(SMALL)
+    stop, _, table, _, _ = parts(panel)
+    assert at_work.wait(120)
+    stop.click()
+    until(lambda: not table.figure["layout"]["title"]["text"].startswith(("waiting", "running")))
+    assert table.figure["layout"]["title"]["text"].startswith("stopping: 0 of 2 cells") and stop.disabled
+    read.set()
+    assert awaited(panel) == []
+    assert table.figure["layout"]["title"]["text"].startswith("stopped")
 
 
 def test_an_exception_is_shown_and_raised_where_the_panel_is_awaited(

@@ -87,6 +87,11 @@ def note(panel: OverfitPanel) -> str:
     return str(panel.alarm.value)
 
 
+def line(panel: OverfitPanel) -> str:
+    """The texts of the panel, among them the line that says its state."""
+    return " ".join(str(getattr(one, "value", "")) for one in parts(panel.widget))
+
+
 def plots_of(panel: OverfitPanel) -> list[PlotWidget]:
     return [one for one in parts(panel.widget) if isinstance(one, PlotWidget)]
 
@@ -691,7 +696,7 @@ def test_stop_is_answered_in_text_before_the_figure(live: None) -> None:
     plot_of(panel).state.drawn = 0  # a page that does not answer
     button(panel, "Stop").click()
     panel.settle()
-    assert any("<b>stopped</b>" in str(getattr(one, "value", "")) for one in parts(panel.widget))
+    assert "<b>stopped</b>" in line(panel)
 
 
 def test_after_stop_the_next_figure_says_that_it_has_stopped(live: None) -> None:
@@ -711,8 +716,10 @@ def test_after_stop_the_next_figure_says_that_it_has_stopped(live: None) -> None
     number = plot.figure["number"]
     button(panel, "Stop").click()
     assert plot.figure["number"] == number
+    assert "<b>stopping</b>" in line(panel)
     go_on.set()
     panel.settle()
+    assert "<b>stopped</b>" in line(panel)
     assert plot.figure["number"] == number + 1
     assert plot.figure["layout"]["title"]["text"].startswith("stopped")
 

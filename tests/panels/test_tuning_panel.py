@@ -109,7 +109,33 @@ def test_the_verdict_is_shown_once_best_and_default_are_trained_again(
     # Two lines are as high as a button, and no button moves or shrinks as the text grows.
     assert [one.layout.flex for one in (go_on, stop, headline)] == ["0 0 auto", "0 0 auto", "1 1 0"]
     panel.progress = SearchProgress("ladder", {"checks": ["PASS splits"]})
-    assert panel.headline() == "climbing the overfit ladder before the search: 1 check done"
+    assert panel.headline() == "finished, climbing the overfit ladder before the search: 1 check done"
+
+
+def test_a_search_says_that_it_is_stopping_until_the_step_in_progress_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_work, read = threading.Event(), threading.Event()
+
+    def in_progress(folder: Path, config: TuningConfig, **options: Any) -> Any:
+        yield SearchProgress("search", {}, trials=(Trial(0, "running", {}, {}, None, None, "", 0.0),), left=60.0)
+        at_work.set()
+        read.wait(20)  # the step in progress, which lasts until the panel has been read
+        yield SearchProgress("search", {}, trials=(Trial(0, "running", {}, {}, None, None, "", 0.0),), left=60.0)
+
+    monkeypatch.setattr(tuning_panel, "run_search", in_progress)
+    panel = TuningPanel(CONFIG, tmp_path, live=True)
+    go_on, stop, headline, _ = parts(panel)
+    assert at_work.wait(120) and words(headline).startswith("running")
+    stop.click()
+    while words(headline).startswith("running"):  # a drawing that had begun is followed by another
+        time.sleep(0.01)
+    assert words(headline) == "stopping after the step in progress, searching: 0 of 4 trials, 1 running"
+    assert stop.disabled and go_on.disabled
+    read.set()
+    asyncio.run(awaited(panel))
+    assert words(headline) == "stopped, searching: 0 of 4 trials"
+    assert stop.disabled and not go_on.disabled
 
 
 def test_headless_it_leaves_nothing_behind_and_raises_what_went_wrong(

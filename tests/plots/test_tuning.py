@@ -51,7 +51,7 @@ def test_the_history_shows_every_trial_and_the_best_so_far() -> None:
     figure = tuning.history(TRIALS, CONFIG)
     assert traces(figure) == {
         "complete × 3": ([0, 3, 4], [1.5, 1.7, 1.2]),
-        "running × 1": ([5], [1.9]),
+        "not ended × 1": ([5], [1.9]),
         "pruned × 1": ([1], [2.5]),
         "failed before a score × 1": ([2], [1.2]),
         "best complete so far": ([0, 3, 4, 5], [1.5, 1.5, 1.2, 1.2]),
@@ -64,7 +64,7 @@ def test_the_history_shows_every_trial_and_the_best_so_far() -> None:
 def test_curves_end_where_the_pruner_stopped_a_trial() -> None:
     figure = tuning.curves(TRIALS, CONFIG)
     assert [(trace.name, list(trace.x)) for trace in figure.data] == [
-        ("complete", [1, 2]), ("pruned", [1]), ("complete", [1, 2]), ("complete", [1, 2]), ("running", [1])
+        ("complete", [1, 2]), ("pruned", [1]), ("complete", [1, 2]), ("complete", [1, 2]), ("not ended", [1])
     ]  # fmt: skip
     assert [trace.showlegend for trace in figure.data] == [True, True, False, False, True]
 

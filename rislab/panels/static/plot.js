@@ -61,9 +61,12 @@ function patched(state) {
   return true;
 }
 // Whether a patch moves points of curves, and changes nothing else: axes, titles and the legend may stay as they are.
+// An axis without a range of its own follows its points, and is drawn with all of the figure.
 const POINTS = ["x", "y", "text", "hovertext", "customdata"];
-function movesPoints({ base, count, traces, layout }, { data }) {
+function movesPoints({ base, count, traces, layout }, { data, layout: axes }) {
+  const stays = (axis) => axes[axis[0] + "axis" + axis.slice(1)]?.range;
   const curve = ([place, { set = {}, tail = {}, gone }]) => data[place].type === "scatter" && !gone
+    && stays(data[place].xaxis ?? "x") && stays(data[place].yaxis ?? "y")
     && Object.keys({ ...set, ...tail }).every((name) => POINTS.includes(name));
   return base && !layout && count === data.length && data.every(({ type }) => type === "scatter" || type === "bar")
     && Object.entries(traces).every(curve);
