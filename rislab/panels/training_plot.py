@@ -33,7 +33,7 @@ SIDES = ("gradient norm", "learning rate", "loss scale", "counts")
 ROWS = ([0.81, 0.96], [0.57, 0.72], [0.33, 0.48], [0.02, 0.19])  # of these, each under its title
 BELOW = 0.36  # of the figure of the losses, for the strip
 LONG = 1e3  # from which on the numbers of a linear axis need more room
-MARGIN = {"t": 64, "b": 40, "l": 64, "r": 12}
+MARGIN = {"t": 72, "b": 40, "l": 64, "r": 12}
 COUNTER_DASHES = {"": "solid", "/": "dash", "x": "dot"}  # pattern of a bar → dash of a line
 LABELLED = 6  # runs whose curves have a label; older ones are thin and share one
 ROOM = 150  # pixels behind the ends of the curves, for their labels; plot.js makes it on any width of the page
@@ -193,7 +193,7 @@ def _layout(title: str, log: bool, unit: str) -> dict[str, Any]:
         "margin": MARGIN,
         "title": {"text": title, "font": {"size": 14}, "y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 8}},
         # From the top of the figure, not of the axes: it is not put right where these move as a window grows.
-        "legend": {"x": 0, "xanchor": "left", "yref": "container", "y": 1 - 60 / HEIGHT, "yanchor": "bottom", **key},
+        "legend": {"x": 0, "xanchor": "left", "yref": "container", "y": 1 - 68 / HEIGHT, "yanchor": "bottom", **key},
         "uirevision": f"rislab {log} {unit}",
         "annotations": [],
         "bargap": 0.15,

@@ -68,6 +68,7 @@ def precision_table_dict(
         "margin": {"t": 58, "b": 46, "l": 160, "r": 4},
         "uirevision": "rislab",
         "autosize": True,  # or a page that draws before its layout keeps plotly's own width
+        "meta": {"least": 780},  # pixels, in which the numbers have room; a panel that is narrower scrolls
         "coloraxis": {"colorscale": SHARES, "cmin": SMALLEST, "cmax": 0, "showscale": False},
         "annotations": [],
         "shapes": [],

@@ -165,3 +165,18 @@ def test_an_axis_without_a_range_of_its_own_follows_the_points_that_move(page: A
     page.wait_for_timeout(300)
     low, high = page.evaluate("document.querySelector('.js-plotly-plot')._fullLayout.yaxis.range")
     assert low < 1.22 and high > 1.26
+
+
+def test_a_figure_that_needs_more_width_than_the_window_has_scrolls_by_itself(page: Any) -> None:
+    """The numbers of a table of 40 columns lay upon each other in a window of 1024 pixels."""
+    layout = {"height": 440, "meta": {"least": 760}, "title": {"text": "2"}}
+    page.evaluate("(figure) => take('figure', figure)", {"number": 2, "data": [{"y": [1, 2]}], "layout": layout})
+    page.wait_for_function(f"{TITLE} === '2'")
+    for width, drawn in ((1280, 1280), (575, 760), (900, 900)):
+        page.set_viewport_size({"width": width, "height": 800})
+        page.wait_for_function(f"document.querySelector('.main-svg').getBoundingClientRect().width === {drawn}")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        wide = page.evaluate(
+            "(({ scrollWidth, clientWidth }) => [scrollWidth, clientWidth])(document.querySelector('#plot'))"
+        )
+        assert wide == [drawn, width]

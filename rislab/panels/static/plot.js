@@ -159,6 +159,9 @@ export default {
       const options = { responsive: true, displaylogo: false, ...model.get("options") };
       // When the window is resized, plotly.js forgets the height of the figure and takes that of its place.
       node.style.height = layout.height ? `${layout.height}px` : "";
+      // What needs more width than the page has scrolls by itself.
+      node.style.minWidth = layout.meta?.least ? `${layout.meta.least}px` : "";
+      el.style.overflowX = layout.meta?.least ? "auto" : "";
       width = node.clientWidth;
       makeRoom(layout, width);
       try {
