@@ -126,7 +126,7 @@ def _map(
         shown = value(cell)
         levels[y, x] = _depth(cell, reds) if reds else shown
         cross = "✗" if set(cell.red) & set(reds) else ""
-        texts[y][x] = cross + (_short(shown) if reds else f"{shown:.{0 if shown >= 10 else 2 if shown < 1 else 1}f}")
+        texts[y][x] = cross + (_short(shown) if reds else f"{shown:.0f}" if shown >= 10 else f"{shown:.2g}")
         hovers[y][x] = cell_hover(cell)
     colours = {"coloraxis": "coloraxis"} if reds else {"colorscale": COSTS, "zmin": 0, "showscale": False}
     data = {"x": [*range(len(columns))], "y": [*range(len(rows))], "z": levels, "text": texts, "customdata": hovers}

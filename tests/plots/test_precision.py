@@ -83,7 +83,7 @@ def test_curves_show_every_window_and_what_a_logarithm_cannot() -> None:
     assert list(by_name["NMSE of fp64"].y) == [0.5] * 5
     # The alarm of this NMSE, not that of NMSE 1.
     assert by_name["alarm of relative L2"].y[0] == pytest.approx(1e-2 / math.sqrt(0.5))
-    titles = [axis.title.text for axis in figure.select_yaxes()]
+    titles = [note.text for note in figure.layout.annotations]
     assert titles == ["error", "share too small", "loss scale", "NMSE"]
     assert "✕: 5 skipped" in figure.layout.title.text
     figure.update_layout(template=template("dark"))
