@@ -90,7 +90,7 @@ def _map_axes(number: int, axis: str, names: Sequence[str], columns: Sequence[in
     left, width = unit * sum(WIDTHS[:number]) + GAP * number, unit * WIDTHS[number]
     title = {"text": "accumulation steps" if number == len(MAPS) // 2 else "", "standoff": 4}
     across = {"tickvals": [*range(len(columns))], "ticktext": [*map(str, columns)], "range": [-0.5, len(columns) - 0.5]}
-    down = {"tickvals": [*range(len(names))], "ticktext": names, "range": [len(names) - 0.5, -0.5]}
+    down: dict[str, Any] = {"tickvals": [*range(len(names))], "ticktext": names, "range": [len(names) - 0.5, -0.5]}
     both = {"showgrid": False, "fixedrange": True}
     if number == 0:
         down["tickfont"] = {"size": 12}
