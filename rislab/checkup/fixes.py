@@ -122,6 +122,7 @@ FIXES = {
     "nothing reported": "report the mean of the raw losses once an epoch",
     "the same loss again": "set the running sums back at the start of each epoch, and report what was added up",
     "last over n": "add up the losses inside the loop",
+    "first over n": "add up the losses of all batches",
     "only the last micro-batch": "average the losses of all micro-batches",
     "logged after the division": "log the raw loss, before it is divided",
     "mean of unequal means": "weigh each batch mean by its samples",

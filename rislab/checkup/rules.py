@@ -257,7 +257,7 @@ _OF_THE_LOOP = (
                 "only the last micro-batch", "logged after the division", "sum of means over the set's size",
                 "loop tail in a branch never taken"),
         others=("nothing reported", "another loss reported", "fewer losses than epochs", "more losses than epochs",
-                "the same loss again", "sum never set back",
+                "the same loss again", "sum never set back", "first over n",
                 "only the last batch", "divided by another number", "not judged"),
     ),
     Rule(

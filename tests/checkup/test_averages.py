@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from rislab.checkup.findings import Finding
 from rislab.checkup.loop_watch import watch
 from rislab.checkup.observers import averages
+from rislab.checkup.process_watch import ProcessWatch
 
 Update = Callable[[], object]
 
@@ -213,6 +214,12 @@ def itself(how: str) -> Callable[[nn.Module], Update]:
                     value.data.mul_(0.95).add_(added)
                 elif how == "a new copy":
                     value.data.copy_(0.05 * value + 0.95 * value)
+                elif how == "in its place":
+                    value.data = 0.95 * value.data + 0.05 * value.data
+                elif how == "onto itself":
+                    value.data.copy_(value.data)
+                elif how == "shared in part":
+                    value.data.copy_(own[place].data if place else value.data)
                 elif how == "rarely":
                     value.data.lerp_(own[place], 1e-4)
                 elif how == "anchor":
@@ -223,11 +230,78 @@ def itself(how: str) -> Callable[[nn.Module], Update]:
     return average_of
 
 
-@pytest.mark.parametrize("how", ["lerp", "a sum", "a new copy", "rarely", "anchor"])
+@pytest.mark.parametrize(
+    "how", ["lerp", "a sum", "a new copy", "in its place", "onto itself", "shared in part", "rarely", "anchor"]
+)
 def test_a_copy_that_is_mixed_with_itself_is_a_fault(how: str) -> None:
     """One that follows slowly is none, nor one towards which the weights are drawn."""
     found = [(one.name, one.severity) for one in trained(itself(how), 40)]
-    assert found == [("average never moves", "fault")] * (how not in ("rarely", "anchor"))
+    assert found == [("average never moves", "fault")] * (how not in ("shared in part", "rarely", "anchor"))
+
+
+class WithinForward(nn.Module):
+    """An encoder, and a copy of it that is to follow, updated in the forward."""
+
+    def __init__(self, follows: bool) -> None:
+        super().__init__()
+        self.query, self.follows = network(), follows
+        self.key = copy.deepcopy(self.query).requires_grad_(False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        with torch.no_grad():
+            for own, value in zip(self.key.parameters(), self.query.parameters(), strict=True):
+                own.data.mul_(0.99).add_((value if self.follows else own).data, alpha=0.01)
+            keys = self.key(inputs)
+        return (self.query(inputs) - keys).square().mean()
+
+
+@pytest.mark.parametrize("follows", [True, False])
+def test_a_copy_that_is_mixed_with_itself_in_the_forward_is_a_fault(follows: bool) -> None:
+    model = WithinForward(follows)
+    optimizer = torch.optim.Adam(model.query.parameters(), lr=0.01)
+    with ProcessWatch() as process:
+        for _ in range(24):
+            optimizer.zero_grad()
+            model(torch.randn(8, 3)).backward()
+            optimizer.step()
+    found = [(one.name, one.severity) for one in process.findings() if one.name.startswith("average ")]
+    assert found == [("average never moves", "fault")] * (not follows)
+
+
+@pytest.mark.parametrize(
+    ("left", "found"), [("", []), ("actor", [("average never moves", "fault")]), ("prior", []), ("both", [])]
+)
+def test_a_target_actor_that_stays_while_the_target_critic_follows_is_a_fault(
+    left: str, found: list[tuple[str, str]]
+) -> None:
+    """A copy that answers for itself, as that of a policy from which another should not go far, may stay."""
+    torch.manual_seed(0)
+    actor, critic = nn.Linear(3, 1), nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+    targets = [copy.deepcopy(actor), copy.deepcopy(critic)]
+    prior = copy.deepcopy(actor)
+    optimizers = [torch.optim.Adam(one.parameters(), lr=0.01) for one in (actor, critic)]
+    with ProcessWatch() as process:
+        for _ in range(40):
+            state, following = torch.randn(16, 3), torch.randn(16, 3)
+            with torch.no_grad():
+                goal = targets[1](torch.cat([following, targets[0](following)], 1)) + state.sum(1, keepdim=True)
+            loss = nn.functional.mse_loss(critic(torch.cat([state, torch.rand(16, 1)], 1)), goal)
+            optimizers[1].zero_grad()
+            loss.backward()
+            optimizers[1].step()
+            loss = -critic(torch.cat([state, actor(state)], 1)).mean()
+            if left == "prior":
+                with torch.no_grad():
+                    far = prior(state)
+                loss = loss + 0.1 * (actor(state) - far).square().mean()
+            optimizers[0].zero_grad()
+            loss.backward()
+            optimizers[0].step()
+            for target, own in zip(targets, (actor, critic), strict=True):
+                if left != "both" and not (left == "actor" and own is actor):
+                    for value, other in zip(target.parameters(), own.parameters(), strict=True):
+                        value.data.copy_(0.95 * value.data + 0.05 * other.data)
+    assert [(one.name, one.severity) for one in process.findings() if one.name.startswith("average ")] == found
 
 
 def alias(how: str) -> Callable[[nn.Module], Update]:

@@ -411,3 +411,76 @@ def test_a_term_that_is_not_divided_in_any_window_is_a_fault(kind: str) -> None:
             optimizer.step()
             optimizer.zero_grad()
     assert [one.severity for one in process.findings() if one.name == "a term not divided"] == expected
+
+
+@pytest.mark.parametrize("how", ["mean", "without what they do to each other", "against them"])
+@pytest.mark.parametrize("lines", [1, 2])
+def test_gradients_of_tasks_that_the_loop_puts_together_are_a_note(how: str, lines: int) -> None:
+    """They are zeroed one by one, and kept; a step against all of them is no such thing."""
+    torch.manual_seed(0)
+    trunk, heads = nn.Linear(5, 6), [nn.Linear(6, 1), nn.Linear(6, 1)]
+    values = [value for one in (trunk, *heads) for value in one.parameters()]
+    optimizer = torch.optim.SGD(values, lr=0.01)
+
+    def kept(loss: Tensor) -> Tensor:
+        optimizer.zero_grad()
+        loss.backward(retain_graph=True)
+        return torch.cat([torch.zeros(one.numel()) if one.grad is None else one.grad.flatten() for one in values])
+
+    with ProcessWatch() as process:
+        for _ in range(12):
+            inputs = torch.randn(8, 5)
+            hidden = trunk(inputs).tanh()
+            losses = [
+                functional.mse_loss(head(hidden), sign * inputs[:, :1])
+                for head, sign in zip(heads, (1, -1), strict=True)
+            ]
+            if lines == 2:
+                first = kept(losses[0])
+                second = kept(losses[1])
+            else:
+                first, second = (kept(loss) for loss in losses)
+            if how == "without what they do to each other" and (product := first @ second) < 0:
+                first, second = (
+                    first - product / second.square().sum() * second,
+                    second - product / (first.square().sum()) * first,
+                )
+            given = (first + second) / (2 if how == "mean" else -1 if how == "against them" else 1)
+            place = 0
+            for one in values:
+                one.grad = given[place : place + one.numel()].view_as(one)
+                place += one.numel()
+            optimizer.step()
+    findings = [(one.severity, one.name) for one in process.findings()]
+    assert (findings == [("note", "gradient changed by hand")]) == (how != "against them"), findings
+
+
+@pytest.mark.parametrize("sizes", [(6, 6, 6, 2), (6, 2, 6, 2)])
+def test_a_last_micro_batch_that_is_smaller_is_a_note(sizes: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(5, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with ProcessWatch(declared=Declared(accumulation_steps=K, mean="")) as process:
+        for window in ((6,) * K, sizes) * 3:
+            for size in window:
+                (functional.mse_loss(model(torch.randn(size, 5)), torch.ones(size, 1)) / K).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    found = [(one.severity, one.name) for one in process.findings()]
+    assert found == [("note" if sizes[1] == 6 else "fault", "mean of means in the window")]
+
+
+@pytest.mark.parametrize("divided", [True, False])
+def test_two_parts_of_a_network_that_are_called_one_after_the_other_are_no_sequence(divided: bool) -> None:
+    torch.manual_seed(0)
+    body, head = nn.GRU(3, 6, batch_first=True), nn.Linear(6, 1)
+    optimizer = torch.optim.SGD([*body.parameters(), *head.parameters()], lr=0.01)
+    with ProcessWatch() as process:
+        for number in range(1, 6 * K + 1):
+            inputs = torch.randn(8, 4, 3)
+            loss = functional.mse_loss(head(body(inputs)[1][0]), inputs[:, -1, :1])
+            (loss / K if divided else loss).backward()
+            if number % K == 0:
+                optimizer.step()
+                optimizer.zero_grad()
+    assert [one.name for one in process.findings()] == ([] if divided else ["never divided"])

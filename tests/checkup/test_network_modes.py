@@ -86,6 +86,48 @@ def test_statistics_of_frozen_layers_stay_only_in_evaluation_mode(kind: str) -> 
     assert names(train, None, prepare) == (["statistics of frozen layers move"] if kind == "frozen" else [])
 
 
+class Copied(nn.Module):
+    """A network, and a frozen copy of it whose answers it is compared with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
+        self.other = copy.deepcopy(self.own).requires_grad_(False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.own(inputs) - self.other(inputs + 0.1)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("follows", [True, False])
+def test_a_frozen_copy_that_answers_in_training_mode_is_to_follow(follows: bool) -> None:
+    torch.manual_seed(0)
+    train = Copied()
+    optimizer = torch.optim.SGD(train.own.parameters(), lr=0.05)
+    with ProcessWatch() as process:
+        for _ in range(24):
+            optimizer.zero_grad()
+            train(X).square().mean().backward()
+            optimizer.step()
+            with torch.no_grad():
+                for value, own in zip(train.other.parameters(), train.own.parameters(), strict=True):
+                    value.lerp_(own, 0.05 * follows)
+    named = [one.name for one in process.findings() if one.severity != "note"]
+    assert set(named) == set() if follows else "average never moves" in named
+    assert "statistics of frozen layers move" not in named
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_statistics_of_frozen_layers_in_evaluation_mode_may_be_the_first_ones(frozen: bool) -> None:
+    train = network(nn.BatchNorm1d(8))
+    train[1].requires_grad_(not frozen)
+
+    def prepare() -> None:
+        train[1].eval()
+
+    expected = [] if frozen else ["running statistics never moved"]
+    assert names(train, lambda network: network.eval()(X), prepare) == expected
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["without buffers", "with buffers", "momentum 0"])
 def test_statistics_that_never_move_are_named_where_they_are_used(kind: str) -> None:

@@ -27,6 +27,8 @@ Printed = Callable[[list[float], list[float]], float]
         (lambda own, all_of: sum(all_of) / BATCHES, ["sum never set back"]),
         (lambda own, all_of: sum(own) / K / BATCHES, ["logged after the division"]),
         (lambda own, all_of: own[-1] / BATCHES, ["last over n"]),
+        (lambda own, all_of: own[0], []),
+        (lambda own, all_of: own[0] / BATCHES, ["first over n"]),
     ],
 )
 def test_printed_losses(printed: Printed, expected: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -150,3 +152,59 @@ def test_a_sum_that_is_asked_for_as_in_old_programs_may_be_divided_by_the_sample
                 total += loss.item()
             print(f"loss {total / (BATCHES * SIZE):.5f}")
     assert not process.findings()
+
+
+@pytest.mark.parametrize("divisor", [1, K])
+@pytest.mark.parametrize("how", ["a list", "a text", "their mean", "their rounded mean"])
+def test_losses_that_are_printed_once_at_the_end(how: str, divisor: int) -> None:
+    """One number tells something if it is exact."""
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    history = []
+    with ProcessWatch() as process:
+        for _ in range(4):
+            total = torch.zeros(())
+            for number in range(1, BATCHES + 1):
+                loss = nn.functional.mse_loss(model(torch.randn(SIZE, 3)), torch.randn(SIZE, 1))
+                (loss / K).backward()
+                total += loss.detach() / divisor
+                if number % K == 0:
+                    optimizer.step()
+                    optimizer.zero_grad()
+            history.append(total.item() / BATCHES)
+        mean = sum(history) / len(history)
+        if how == "a list":
+            print("losses", [round(one, 5) for one in history])
+        elif how == "a text":
+            print(f"losses {history}")
+        else:
+            print(f"mean loss {mean:.8f}" if how == "their mean" else f"mean loss {mean:.3f}")
+    found = [(one.severity, one.name) for one in process.findings()]
+    expected = divisor != 1 and how != "their rounded mean"
+    assert found == [("warning", "logged after the division")] * expected
+
+
+@pytest.mark.parametrize("by_samples", [True, False])
+@pytest.mark.parametrize("terms", ["sum", "mixture"])
+def test_the_mean_of_a_loss_of_two_terms(terms: str, by_samples: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ProcessWatch() as process:
+        for epoch in range(5):
+            total = samples = 0.0
+            for size in (SIZE, SIZE, 3):
+                answer, first, second = model(torch.randn(size, 3)), torch.arange(size) % 2, torch.arange(size) // 2 % 2
+                share = 1.0 if terms == "sum" else float(torch.rand(()))
+                loss = share * nn.functional.cross_entropy(answer, first)
+                other = 1.0 if terms == "sum" else 1 - share
+                loss = loss + other * nn.functional.cross_entropy(answer, second)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                total += loss.item() * (size if by_samples else 1)
+                samples += size
+            print(f"epoch {epoch} loss {total / samples:.6f}")
+    found = [one.name for one in process.findings() if one.code == "C14"]
+    assert found == ([] if by_samples else ["sum of means over the set's size"])

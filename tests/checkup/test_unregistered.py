@@ -123,3 +123,27 @@ def test_a_list_of_layers_may_hold_none() -> None:
             network(torch.randn(8, 4)).square().mean().backward()
             optimizer.step()
     assert [(one.name, one.evidence) for one in process.findings()] == []
+
+
+@pytest.mark.parametrize("kind", ["held", "left out", "an input", "of a derivative", "moved by hand"])
+def test_tensors_of_no_module_belong_in_an_optimiser_or_are_inputs(kind: str) -> None:
+    torch.manual_seed(0)
+    network, loose = nn.Linear(3, 4), torch.randn(4, 2, requires_grad=True)
+    inputs = torch.randn(8, 3, requires_grad=kind in ("an input", "of a derivative"))
+    held = [*network.parameters(), *[loose][: kind != "left out" and kind != "moved by hand"]]
+    optimizer = torch.optim.SGD(held, lr=0.05)
+    with ProcessWatch() as process:
+        for _ in range(8):
+            optimizer.zero_grad()
+            # What a network is given, or a loss is differentiated by, has a gradient that nobody steps on.
+            loss = (network(2 * inputs if kind == "an input" else inputs) @ loose).square().mean()
+            if kind == "of a derivative":
+                loss = loss + torch.autograd.grad(loss, inputs, create_graph=True)[0].square().mean()
+            loss.backward()
+            optimizer.step()
+            if kind == "moved by hand":
+                with torch.no_grad():
+                    loose -= 0.05 * loose.grad  # type: ignore[operator]
+                    loose.grad = None
+    named = [(one.severity, one.name) for one in process.findings() if one.code == "C4"]
+    assert named == [("fault", "tensors that no optimiser holds")] * (kind == "left out")

@@ -19,7 +19,8 @@ from torch.optim.optimizer import Optimizer
 
 from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.observers.left_averages import LeftAverages
-from rislab.checkup.recording.events import MANY, ForwardEvent, Observer
+from rislab.checkup.observers.own_mixtures import OwnMixtures
+from rislab.checkup.recording.events import MANY, WRITING, ForwardEvent, Observer
 from rislab.checkup.recording.living_objects import living_objects, living_optimizers
 from rislab.checkup.recording.optimizers import tensors_held
 from rislab.checkup.recording.tensors import cosine, few_coordinates, has_own_weights, is_readable, tensors_of
@@ -49,11 +50,8 @@ MUCH_OF_IT, MANY_MOVES = 0.3, 30
 GROWN = 1.02
 # Networks whose forwards tell which copies are used.
 NETWORKS = 16
-# By which a share is taken, and mixed in.
-PRODUCTS, MIXING = ("mul", "__mul__", "__rmul__", "mul_", "__imul__"), ("lerp", "lerp_")
-# What an average is written by; so often, and it is no accident that it stays as it is but for rounding, where its
-# weight moves by so much of itself.
-WRITING, WRITTEN, ROUNDING, FAR = ("add_", "copy_", "lerp_", "mul_", "sub_", "__iadd__", "__imul__"), 8, 1e-5, 1e-2
+# What is written to so often stays by no accident, but for rounding, where its weight moves by so much of itself.
+WRITTEN, ROUNDING, FAR = 8, 1e-5, 1e-2
 
 
 @dataclass(eq=False)
@@ -129,17 +127,20 @@ class CopiesOfOne:
             value = copy.copy()
             copy.written += value is not None and value.data_ptr() == one.data_ptr() and value.shape == one.shape
 
-    def before_step(self, observes: bool, networks: Mapping[int, nn.Module]) -> None:
+    def before_step(self, observes: bool, networks: Mapping[int, nn.Module], others: bool) -> None:
         """Look for copies, or at those that are known, before a step.
 
         Args:
             observes: whether calls outside of forwards are observed.
             networks: whose forwards have run, by identity.
+            others: whether copies of the weights of another optimiser follow these.
         """
         self._step += 1
         self._first = self._first or [few_coordinates(weight) for weight in self._weights]
         # A search goes through all objects, which takes as long as many steps of a small network.
-        if not self._searched and (self._step >= LOOK if self._used_by_hand else self._step == LOOK and not observes):
+        if not self._searched and (
+            self._step >= LOOK if self._used_by_hand or others else self._step == LOOK and not observes
+        ):
             self._searched = True
             for place, value in self._search():
                 self._copies.append(WeightCopy(place, weakref.ref(value), few_coordinates(value), self._step))
@@ -309,6 +310,21 @@ class CopiesOfOne:
         moves = sum(copy.moves for copy in away)
         return f"{len(away)} copies of weights moved {moves} times, {text}"
 
+    def networks_of(self, copies: Iterable[WeightCopy], networks: Mapping[int, nn.Module]) -> set[int]:
+        """The networks that hold such copies."""
+        held = {id(copy.copy()) for copy in copies}
+        return {key for key, one in networks.items() if any(id(value) in held for value in nn.Module.parameters(one))}
+
+    def left_behind(self) -> list[WeightCopy]:
+        """Copies that were exact before the first step, and never moved, while their weights went far."""
+        stay = []
+        for copy in self._copies:
+            value, first = copy.copy(), self._first[copy.place]
+            if value is not None and not copy.moves and torch.equal(few_coordinates(value), first):
+                far = float((few_coordinates(self._weights[copy.place]) - first).norm()) > FAR * float(first.norm())
+                stay += [copy] * far
+        return stay if len(stay) >= min(TOGETHER, len(self._weights)) else []
+
     def _growth(self, copy: WeightCopy) -> float:
         return float(copy.values.norm()) / max(float(few_coordinates(self._weights[copy.place]).norm()), 1e-30)
 
@@ -316,39 +332,9 @@ class CopiesOfOne:
         """Where the weights lie."""
         return (weight.data_ptr() for weight in self._weights)
 
-
-class OwnMixtures:
-    """Trained weights of which a share is taken, and then the rest: what should follow them is themselves."""
-
-    def __init__(self) -> None:
-        self._last: tuple[Any, float] = (None, 0.0)  # what was multiplied last, and the factor
-        self._mixed: Counter[int] = Counter()  # by address
-        self._share = 0.0
-
-    def note_call(self, given: Sequence[Any], name: str) -> None:
-        """A function of torch was called outside of forwards."""
-        if name not in (*PRODUCTS, *MIXING, "add_") or (torch.is_grad_enabled() and given[0].requires_grad):
-            return
-        places = [_place(one) for one in given if isinstance(one, Tensor) and is_readable(one)]
-        factor = next((one for one in reversed(given) if isinstance(one, float)), 0.0)
-        # A half is taken for other ends too.
-        if not places or not 0 < factor < 1 or factor == 0.5 or any(one != places[0] for one in places):
-            self._last = None, 0.0
-            return
-        rest = places[0] == self._last[0] and abs(self._last[1] + factor - 1) <= ROUNDING
-        if (len(places) == 2 and (name in MIXING or rest)) or (len(places) == 1 and rest and name in PRODUCTS):
-            self._mixed[places[0][0]] += 1
-            self._share = min(factor, 1 - factor)
-        self._last = (places[0], factor) if name in PRODUCTS else (None, 0.0)
-
-    def evidence(self, weights: Iterable[int]) -> str:
-        """What was measured of weights at these addresses, "" if none is mixed with itself."""
-        own = {place: self._mixed[place] for place in weights if self._mixed[place]}
-        if len(own) < TOGETHER or sum(own.values()) < WRITTEN:
-            return ""
-        text = f"{len(own)} of the weights that are trained were mixed with themselves, {sum(own.values())} times in "
-        text += f"what was looked at, {self._share:.3g} of each with the rest of it: what is to follow them is no copy"
-        return text
+    def shapes(self) -> set[torch.Size]:
+        """Of the weights."""
+        return {weight.shape for weight in self._weights}
 
 
 class MovingAverages(Observer):
@@ -362,9 +348,13 @@ class MovingAverages(Observer):
         self._networks: weakref.WeakValueDictionary[int, nn.Module] = weakref.WeakValueDictionary()
         self._mixtures = OwnMixtures()
         self._evaluated = False  # whether a forward in evaluation came since the last step
+        self._before = 0  # the network of the last forward
+        self._pairs = Counter[tuple[int, int]]()  # of networks whose forwards follow each other
 
     def on_forward(self, module: nn.Module, training: bool) -> None:
         """A forward without a graph, or in evaluation mode, may be that of an average."""
+        self._pairs[self._before, id(module)] += 1
+        self._before = id(module) if id(module) in self._networks else 0
         if training and torch.is_grad_enabled():
             return
         for copies in self._copies.values() if not self._evaluated else ():
@@ -400,6 +390,7 @@ class MovingAverages(Observer):
 
     def before_step(self, optimizer: Optimizer, closure: bool) -> None:
         """Between two steps, the weights stay, and their averages move."""
+        self._mixtures.note_step()
         copies = self._copies.get(optimizer)
         if copies is None and self._visited < OPTIMIZERS:
             self._visited += 1
@@ -407,7 +398,8 @@ class MovingAverages(Observer):
         if copies is not None:
             if self._evaluated:
                 copies.after_evaluation()
-            copies.before_step(self._observes, self._networks)
+            others = any(one.averages for one in self._copies.values() if one is not copies)
+            copies.before_step(self._observes, self._networks, others)
 
     def may_count(self) -> int:
         """Copies are read in pairs of steps."""
@@ -418,14 +410,35 @@ class MovingAverages(Observer):
         if copies is not None:
             copies.count_steps(steps)
 
+    def _left_behind(self) -> list[Finding]:
+        """Copies that answer before averages do, as a target actor before the target critic, and never move."""
+        results = []
+        for copies in self._copies.values():
+            stay = copies.left_behind()
+            followers = [one for other in self._copies.values() if other is not copies for one in other.averages]
+            first, then = (copies.networks_of(some, self._networks) for some in (stay, followers))
+            for one in first - then if stay else ():
+                following = {after: count for (before, after), count in self._pairs.items() if before == one}
+                most = max(following, key=lambda key: following[key], default=0)
+                if most in then and following[most] >= max(MOST_MOVES, 0.9 * sum(following.values())):
+                    text = f"{len(stay)} copies of weights have not moved in all steps, while the weights have; their "
+                    text += f"network answers {following[most]} times, each time before one that follows its weights"
+                    kind = as_fault if min(one.moves for one in followers) >= MANY_MOVES else as_warning
+                    results.append(kind(Code.WEIGHTS, "average never moves", text))
+        return results
+
     def findings(self) -> list[Finding]:
         """One for each optimiser whose weights have such copies."""
         texts = dict.fromkeys(copies.evidence() for copies in self._copies.values())
-        unmoved = dict.fromkeys(copies.unmoved() for copies in self._copies.values())
-        unmoved |= dict.fromkeys(self._mixtures.evidence(copies.addresses()) for copies in self._copies.values())
+        own = self._mixtures
+        unmoved = dict.fromkeys(
+            copies.unmoved() or own.evidence(copies.addresses()) or own.evidence_of_copies(copies.shapes())
+            for copies in self._copies.values()
+        )
         fast = dict.fromkeys(copies.too_fast() for copies in self._copies.values())
         return [
             *(one for copies in self._copies.values() for one in copies.left.findings()),
+            *self._left_behind(),
             *(as_fault(Code.WEIGHTS, "average moves away from the weights", text) for text in texts if text),
             *(as_fault(Code.WEIGHTS, "average never moves", text) for text in unmoved if text),
             *(
@@ -434,7 +447,3 @@ class MovingAverages(Observer):
                 if text
             ),
         ]
-
-
-def _place(value: Tensor) -> tuple[int, tuple[int, ...], torch.Size]:
-    return value.data_ptr(), value.stride(), value.shape

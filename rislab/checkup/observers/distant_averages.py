@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from rislab.checkup.findings import Finding, as_warning
-from rislab.checkup.observers.averages import WRITING
-from rislab.checkup.recording.events import MANY, Observer
+from rislab.checkup.recording.events import MANY, WRITING, Observer
 from rislab.checkup.recording.optimizers import tensors_held
 from rislab.checkup.recording.tensors import cosine, few_coordinates, is_readable
 from rislab.checkup.rules import Code

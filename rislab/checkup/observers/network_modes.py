@@ -20,7 +20,7 @@ from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import ForwardEvent, Observer
 from rislab.checkup.recording.looks import FIRST, Looks
 from rislab.checkup.recording.optimizers import tensors_held
-from rislab.checkup.recording.tensors import may_live_on
+from rislab.checkup.recording.tensors import is_readable, may_live_on
 from rislab.checkup.recording.tracking import DROPOUTS, NORMS
 from rislab.checkup.rules import Code
 
@@ -112,6 +112,7 @@ class _Network:
     evaluated: _Forwards = field(default_factory=_Forwards)
     training_mode: _Forwards = field(default_factory=_Forwards)
     frozen_norms: int = 0
+    copied: bool = False  # whether a frozen weight began as a copy of a trained one
     statistics: tuple[Tensor, Tensor] | None = None
     statistics_moved: bool = False
     never_moved: str = ""
@@ -145,11 +146,7 @@ class _Network:
 
     def frozen(self) -> list[Any]:
         """Layers in training mode that move their statistics, and whose own weights are frozen."""
-        return [
-            one
-            for one in self.norms
-            if one.training and one.momentum and one.weight is not None and not one.weight.requires_grad
-        ]
+        return [one for one in self.norms if one.training and one.momentum and _is_frozen(one)]
 
 
 class NetworkModes(Observer):
@@ -217,6 +214,15 @@ class NetworkModes(Observer):
             network.frozen_norms = 0
             return
         weight, now = frozen[0].weight.detach(), frozen[0].running_mean.detach().clone()
+        if network.statistics is None:
+            large = [value for value in weights if value.dim() > 1 and is_readable(value)]
+            trained = [value for value in large if value.requires_grad]
+            network.copied = any(
+                one.shape == other.shape and torch.equal(one, other)
+                for one in large
+                for other in trained
+                if not one.requires_grad
+            )
         first, before = network.statistics or (weight.clone(), now)
         if network.frozen_norms:
             network.statistics_moved |= not torch.equal(now, before)
@@ -229,9 +235,12 @@ class NetworkModes(Observer):
         if training or not network.norms or self._count.total < STEPS:
             return
         network.note_statistics()
-        first = all(
+        # In a network that is trained, a layer whose own weights are frozen stays as it is on purpose.
+        partly = any(value.requires_grad for value in nn.Module.parameters(network.module))
+        norms = [one for one in network.norms if not (partly and _is_frozen(one))]
+        first = bool(norms) and all(
             not bool(one.running_mean.any()) and bool((one.running_var == 1).all()) and not one.training
-            for one in network.norms
+            for one in norms
         )
         # The last evaluation tells: layers that are frozen at first may be trained later.
         network.never_moved = (network.never_moved or caller()[0] or "?") if first else ""
@@ -355,6 +364,10 @@ class NetworkModes(Observer):
         return [as_warning(Code.MODE, "frozen network in training mode", text, runs.where)]
 
 
+def _is_frozen(norm: Any) -> bool:
+    return norm.weight is not None and not norm.weight.requires_grad
+
+
 def _holds(module: nn.Module, tensors: set[int]) -> bool:
     return any(id(value) in tensors for value in nn.Module.parameters(module))
 
@@ -364,6 +377,10 @@ def _of_statistics(network: _Network, name: str, runs: _Forwards) -> list[Findin
         return []
     text = f"{network.frozen_norms} BatchNorm layers of {name} have frozen weights, and are in training mode: "
     text += "their running statistics move"
+    if network.copied:
+        # A target network answers in training mode; its weights are to follow, too.
+        text += f"; weights of {name} that began as a copy of trained ones have not moved"
+        return [as_warning(Code.WEIGHTS, "average never moves", text, runs.where)]
     return [as_warning(Code.MODE, "statistics of frozen layers move", text, runs.where)]
 
 

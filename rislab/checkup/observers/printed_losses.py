@@ -28,12 +28,15 @@ from rislab.checkup.recording.printed_lines import (
     PrintedLines,
     are_precise,
     columns,
+    error_of,
     fits,
 )
 from rislab.checkup.rules import Code
 
 # Losses that are held; lines, and losses before each, that tell anything.
 LOSSES, FEWEST, BEFORE = 4096, 3, 2
+# One number alone, printed at the end, must be so exact.
+EXACT = 1e-5
 # Backwards in a row that began at the same multiple of their losses.
 ALIKE = 16
 # A dataset of so much more or less than the samples that were used is another divisor.
@@ -71,6 +74,7 @@ class _Epoch:
             ("sum of means over the set's size", sum(self.losses) / samples),
             ("logged after the division", mean / size),
             ("last over n", self.losses[-1] / number),
+            ("first over n", self.losses[0] / number),
             ("sum never set back", mean + self.before / number),
             # The last batch, a short one, times the size of a full one.
             ("mean of unequal means", sum(self.losses) * max(self.samples) / samples),
@@ -85,6 +89,7 @@ class PrintedLosses(Observer):
     def __init__(self, loaders: LoaderPasses, steps: StepCount) -> None:
         self._loaders, self._steps = loaders, steps
         self._lines = PrintedLines()  # each after so many losses and steps
+        self._known = 0  # losses before the last backward
         self._losses: list[tuple[Tensor | float, int]] = []
         self._last: Callable[[], Tensor | None] = lambda: None  # the last of them, while it lives
         self._backwards = self._samples = 0
@@ -113,12 +118,22 @@ class PrintedLosses(Observer):
             self.count_backward(root, float(root.item()))
         elif len(self._losses) < LOSSES:
             self._backwards += 1
+            self._join(root)
             share = 1.0 if root is not None and self._last() is root else self._share_of(root)
             same = share and abs(share - self._share) <= ROUNDING * abs(share)
             self._share, self._same = share, self._same + 1 if same else 0
             # Losses that are not known, or are sums of others, tell nothing.
             self._apart |= abs(len(self._losses) - self._backwards) > ALIKE
         return self._apart
+
+    def _join(self, root: Tensor | None) -> None:
+        """Of several means since the last backward, as of two targets that are mixed, what it begins at is the loss."""
+        new = self._losses[self._known :]
+        if root is not None and len(new) >= BEFORE and not root.is_complex():
+            terms, value = [float(loss) for loss, _ in new], float(root.detach())
+            if min(terms) <= value <= max(terms) or math.isclose(value, sum(terms), rel_tol=1e-5):
+                self._losses[self._known :] = [(value, new[-1][1])]
+        self._known = len(self._losses)
 
     def _share_of(self, root: Tensor | None) -> float:
         """The last loss over what a backward begins at; 0 if that is no real number."""
@@ -151,18 +166,32 @@ class PrintedLosses(Observer):
             return []  # a loss is a sum of others
         losses, samples = [float(loss) for loss, _ in self._losses], [count for _, count in self._losses]
         results = []
-        for (text, where), lines in self._lines.kinds.items():
+        for (text, where), printed in self._lines.kinds.items():
+            lines = _of_epochs(text, printed, len(losses))
             epochs = [
                 _Epoch(losses[first:last], samples[first:last], after - before, sum(losses[:first]))
                 for (first, before), (last, after) in pairwise([(0, 0), *(line.place for line in lines)])
             ]
-            if len(lines) >= FEWEST and all(len(epoch.losses) >= BEFORE for epoch in epochs):
+            if (len(lines) >= FEWEST or lines is not printed) and all(len(epoch.losses) >= BEFORE for epoch in epochs):
                 for name, evidence in [*_wrong_columns(lines, epochs, self._loaders.sizes)][:1]:
                     certain = name in CERTAIN and len(lines) > FEWEST and _is_a_loss(text)
                     certain = certain and not any(_is_right(column, epochs) for column in columns(lines))
                     evidence += ", and no number of the line is a mean of these losses" * certain
                     results.append((as_fault if certain else as_warning)(Code.REPORT, name, evidence, where))
         return results
+
+
+def _of_epochs(text: str, lines: list[Line], losses: int) -> list[Line]:
+    """Lines as they are; of a list that is printed once, a line for each number, as of epochs of one length."""
+    numbers, (count, steps) = lines[0].numbers, lines[0].place
+    size = len(numbers)
+    if len(lines) > 1 or count < losses:
+        return lines
+    if "[" in text and size >= FEWEST and count % size == 0:
+        places = [(count * place // size, steps * place // size) for place in range(1, size + 1)]
+        return [Line([number], place) for number, place in zip(numbers, places, strict=True)]
+    exact = all(error_of(one) <= EXACT * abs(float(one)) for one in numbers)
+    return [*lines] if exact else lines
 
 
 def _is_a_loss(text: str) -> bool:

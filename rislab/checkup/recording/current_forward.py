@@ -17,6 +17,9 @@ from rislab.checkup.recording.optimizers import steps_within_itself
 from rislab.checkup.recording.tensors import tensors_of
 from rislab.checkup.recording.trace import ForwardUse, MicroBatch, Trace, autocast_types, precision_of
 
+# Outputs that are remembered of one micro-batch.
+GIVEN = 64
+
 
 @dataclass
 class CurrentForward:
@@ -27,12 +30,15 @@ class CurrentForward:
     training: bool = True  # whether the network was in training mode
     trained_in: bool = True  # the same, of what the optimiser steps on
     types: list[torch.dtype] = field(default_factory=list)  # of autocast, and of the output
-    follows: bool = False  # whether it was handed a state that the forward before had given
+    follows: bool = False  # whether it was handed a state that a forward of the micro-batch before had given
     number: int = 0  # of the forward, from 1; 0 before the first
     steps: int = 0  # of the optimiser that are under way, one within another
     _under_way: bool = False
     _losses: list[tuple[MicroBatch, bool]] = field(default_factory=list)  # within it, and whether their parts are known
-    _given: dict[int, Tensor] = field(default_factory=dict)  # a few numbers of each output, by its place in memory
+    # A few numbers of each output since the last loss, and of those before it, by its place in memory.
+    _given: dict[int, Tensor] = field(default_factory=dict)
+    _before: dict[int, Tensor] = field(default_factory=dict)
+    _ended: bool = False  # whether a loss has come since the last forward
 
     def enters_step(self, optimizer: Optimizer) -> bool:
         """A step begins: whether it stands in another one of the same optimiser."""
@@ -67,14 +73,18 @@ class CurrentForward:
             *call.dtypes,
             *[value.dtype for value in outputs if value.is_floating_point()][:1],
         ]
-        self.follows = compared and (any(map(self._is_given, call.inputs)) or _holds_state(call.module))
+        if self._ended:
+            # What parts of the network hand on to each other within one micro-batch is no state of the one before.
+            self._before, self._given, self.follows, self._ended = self._given, {}, False, False
+        self.follows |= compared and (any(map(self._is_given, call.inputs)) or _holds_state(call.module))
         dense = [one for one in outputs if compared and one.layout is torch.strided]
-        self._given = {one.data_ptr(): one.detach().reshape(-1)[:4].clone() for one in dense}
+        self._given = self._given if len(self._given) < GIVEN else {}
+        self._given |= {one.data_ptr(): one.detach().reshape(-1)[:4].clone() for one in dense}
         self.with_gradient = torch.is_grad_enabled()
 
     def _is_given(self, value: Tensor) -> bool:
-        """Whether a tensor is what the last forward gave, detached or not."""
-        numbers = self._given.get(value.data_ptr())
+        """Whether a tensor is what a forward of the micro-batch before gave, detached or not."""
+        numbers = self._before.get(value.data_ptr())
         return numbers is not None and torch.equal(numbers, value.detach().reshape(-1)[:4])
 
     def micro_batch(
@@ -110,6 +120,7 @@ class CurrentForward:
             kind="" if loss.grad_fn is None else loss.grad_fn.name(),
             forward=self.number,
         )
+        self._ended = True
         if self._under_way:
             # What its samples are is known when it is over.
             self._losses.append((batch, count is not None))

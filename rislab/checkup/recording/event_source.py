@@ -21,7 +21,7 @@ from torch.utils.hooks import RemovableHandle
 
 from rislab.checkup.findings import UNJUDGED, Finding, as_note
 from rislab.checkup.recording.counting import ODD, ExpectedEvents, kind_of
-from rislab.checkup.recording.events import MANY, ForwardEvent, LossEvent, Observer, Roots
+from rislab.checkup.recording.events import MANY, WRITING, ForwardEvent, LossEvent, Observer, Roots
 from rislab.checkup.recording.forwards import ForwardInterceptor, Networks, computes
 from rislab.checkup.recording.interception import (
     CALLS,
@@ -305,9 +305,11 @@ class EventSource:
         now = self._forward
         if is_tracing():
             return
-        # What gives an attribute, a size or an address computes nothing.
-        if now.outermost is None and not isinstance(output, int) and type(function) is not MethodWrapperType:
-            self._notify("on_call", [*args, *kwargs.values()], getattr(function, "__name__", ""))
+        # What gives an attribute, a size or an address computes nothing. A forward may write to averages of weights.
+        name = getattr(function, "__name__", "")
+        within = now.outermost is not None and (torch.is_grad_enabled() or name not in WRITING)
+        if not within and not isinstance(output, int) and type(function) is not MethodWrapperType:
+            self._notify("on_call", [*args, *kwargs.values()], name)
         if not self._losses.begins or (now.stepped and self._module is not None):
             return
         one = next(tensors_of(output), None) if isinstance(output, tuple | list) else output

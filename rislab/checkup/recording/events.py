@@ -18,6 +18,8 @@ from rislab.checkup.recording.tensors import samples_of, tensors_of
 Roots = Sequence[tuple[Tensor, Tensor | None]]
 # More windows than any run has.
 MANY = 2**60
+# Functions that write to a tensor, as to an average of weights: these are reported in forwards too.
+WRITING = ("add_", "copy_", "lerp_", "mul_", "sub_", "__iadd__", "__imul__")
 
 
 @dataclass(eq=False, slots=True)
@@ -83,7 +85,7 @@ class Observer:
         """Two tensors were compared, element by element."""
 
     def on_call(self, given: Sequence[Any], name: str) -> None:
-        """A function of torch was called, by its name, outside of forwards, up to a first backward or after a step."""
+        """A function was called, by name, outside of forwards or to write, up to a first backward or after a step."""
 
     def on_result(self, given: Sequence[Any], output: Any) -> None:
         """Something was computed, in one of the first backwards: a number, or tensors without a gradient, or square."""

@@ -27,9 +27,14 @@ class Printed(NamedTuple):
     def of(cls, args: Sequence[Any]) -> Printed | None:
         """What it is called with, None if there is no number with a point in it."""
         # Of other objects, to be asked twice may be noticed.
-        text = " ".join(str(one) if type(one) in (str, int, float) else "?" for one in args)
+        text = " ".join(str(one) if _is_plain(one) else "?" for one in args)
         numbers = [one.group() for one in _NUMBER.finditer(text)]
         return cls((re.sub(r"\d+", "#", _NUMBER.sub("#", text)), caller()[0]), numbers) if numbers else None
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is a text or a number, or a list of numbers."""
+    return type(value) in (str, int, float) or (type(value) is list and all(type(one) in (int, float) for one in value))
 
 
 class Line(NamedTuple):

@@ -69,7 +69,7 @@ class MicroBatch:
     # Weights of the means that it is known to be a sum of; empty for a single loss.
     term_weights: tuple[float, ...] = ()
     by_hand: bool = False  # whether its gradient was taken by torch.autograd.grad(), and put into .grad by the loop
-    follows: bool = False  # whether the network was handed a state that its forward before had given
+    follows: bool = False  # whether the network was handed a state that one before it had given
     kind: str = ""  # name of the node of the graph that gave it, "" for none
     # For each term of a sum that backward() was called on, the factors that the loop gave it.
     term_factors: tuple[tuple[float, ...], ...] = ()

@@ -38,6 +38,8 @@ from rislab.checkup.step_rules.terms_in_a_loop import (
 # Names that others ask for.
 UNEQUAL = "mean of means in the window"
 BY_HAND = "gradient changed by hand"
+# The cosine of what a step has beside its last backward's gradient with that of another backward, which is no accident.
+PUT_TOGETHER = 0.2
 
 
 def wrong_weights(one: StepComparison, run: WatchedRun) -> list[Finding]:
@@ -117,6 +119,9 @@ def fault_of(one: StepComparison, before: StepComparison | None, run: WatchedRun
     if norm_of(one) == 0:
         evidence = f"a gradient of 0 at step {one.number}; {text}"
         return as_fault(Code.ZEROING, "zeroed before the step", evidence, one.step.where)
+    if _is_put_together(one):
+        evidence = f"{text}: what some backwards gave was zeroed before the next, and is in the step all the same"
+        return as_note(Code.DIRECTION, BY_HAND, f"{evidence}: the loop kept it, and put the gradient together itself")
     if one.parallel():
         return _wrong_length(one, text, run)
     aliases = ("never zeroed", "clipped per micro-batch" if one.step.clips else "left-overs leak")
@@ -127,6 +132,20 @@ def fault_of(one: StepComparison, before: StepComparison | None, run: WatchedRun
         evidence = f"{text}: after the last backward, before the step"
         return as_warning(Code.DIRECTION, BY_HAND, evidence, one.step.where)
     return named or as_fault(Code.DIRECTION, "gradient direction", text, one.step.where, aliases)
+
+
+def _is_put_together(one: StepComparison) -> bool:
+    """Whether the loop keeps the gradients of its backwards, as of several tasks, and steps on what it makes of all."""
+    zeroed = [
+        batch.gradient for batch in one.step.micro_batches if batch.gradient is not None and not one.step.holds(batch)
+    ]
+    last = one.step.backwards[-1].after if one.step.backwards else None
+    if not zeroed or last is None or not changed_after_backward(one) or one.comparison.cosine <= 0:
+        return False
+    # Noise on what the last backward left has nothing of the others.
+    rest = one.gradient - compare_gradients(one.gradient, last).alpha * last
+    same = [other for other in zeroed if len(other) == len(rest)]
+    return any(abs(compare_gradients(rest, other).cosine) > PUT_TOGETHER for other in same)
 
 
 def _wrong_length(one: StepComparison, text: str, run: WatchedRun) -> Finding:
@@ -189,6 +208,8 @@ def _wrong_direction(one: StepComparison, text: str, run: WatchedRun) -> Finding
         if not meant and _weighs_classes(one):
             evidence = f"{text}: of equally many samples, the weights of their classes have another sum each time"
             return as_note(Code.DIRECTION, UNEQUAL, evidence)
+        if not meant and _ends_short(one):
+            return as_note(Code.DIRECTION, UNEQUAL, f"{text}: the last micro-batch is a smaller one")
         kind = as_fault if meant or _mostly_unequal(one) else as_warning
         aliases = ("ragged window divided by K",)
         return kind(Code.DIRECTION, UNEQUAL, text, one.step.where, aliases)
@@ -277,3 +298,9 @@ def _mostly_unequal(one: StepComparison) -> bool:
     """
     counts = Counter(batch.samples for batch in one.batches)
     return one.size - counts.most_common(1)[0][1] > 1
+
+
+def _ends_short(one: StepComparison) -> bool:
+    """Whether all micro-batches of the window have equally many samples but the last one, which has fewer."""
+    *first, last = (batch.samples for batch in one.batches)
+    return len(set(first)) == 1 and last < first[0]
