@@ -29,6 +29,7 @@ from rislab.checkup.observers.hand_updates import HandUpdates
 from rislab.checkup.observers.idle_statements import IdleStatements
 from rislab.checkup.observers.input_changes import InputChanges
 from rislab.checkup.observers.loaders import LoaderPasses
+from rislab.checkup.observers.loose_tensors import LooseTensors
 from rislab.checkup.observers.loss_arguments import LossArguments
 from rislab.checkup.observers.loss_branches import LossBranches
 from rislab.checkup.observers.network_modes import NetworkModes
@@ -127,6 +128,7 @@ def standard_observers() -> list[Observer]:
     return [
         steps,
         UnregisteredTensors(),
+        LooseTensors(),
         OwnWeights(),
         WeightsSetBack(),
         RemadeScalers(),

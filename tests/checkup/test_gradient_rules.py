@@ -484,3 +484,32 @@ def test_two_parts_of_a_network_that_are_called_one_after_the_other_are_no_seque
                 optimizer.step()
                 optimizer.zero_grad()
     assert [one.name for one in process.findings()] == ([] if divided else ["never divided"])
+
+
+@pytest.mark.parametrize("how", ["a mask", "no mean", "no part along another", "half of some", "turned"])
+def test_a_part_that_is_taken_out_of_gradients_is_a_note(how: str) -> None:
+    """As of weights that are pruned, rows that stay, or centred gradients; other changes are told."""
+    torch.manual_seed(0)
+    model = nn.Linear(5, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    mask, other = (torch.rand(4, 5) > 0.4).float(), torch.randn(4, 5)
+    with ProcessWatch() as process:
+        for _ in range(8):
+            optimizer.zero_grad()
+            functional.mse_loss(model(torch.randn(6, 5)), torch.ones(6, 4)).backward()
+            given = model.weight.grad
+            assert given is not None
+            if how == "a mask":
+                given *= mask
+            elif how == "no mean":
+                given -= given.mean(1, keepdim=True)
+            elif how == "no part along another":
+                given -= (given * other).sum() / other.square().sum() * other
+            elif how == "half of some":
+                given *= 0.5 + 0.5 * mask
+            else:
+                model.weight.grad = given.flip(0)
+            optimizer.step()
+    found = [(one.severity, one.name) for one in process.findings()]
+    told = "warning" if how in ("half of some", "turned") else "note"
+    assert found == [(told, "gradient changed by hand")]

@@ -353,8 +353,9 @@ class MovingAverages(Observer):
 
     def on_forward(self, module: nn.Module, training: bool) -> None:
         """A forward without a graph, or in evaluation mode, may be that of an average."""
-        self._pairs[self._before, id(module)] += 1
-        self._before = id(module) if id(module) in self._networks else 0
+        known = id(module) if id(module) in self._networks else 0
+        self._pairs[self._before, known] += 1
+        self._before = known
         if training and torch.is_grad_enabled():
             return
         for copies in self._copies.values() if not self._evaluated else ():

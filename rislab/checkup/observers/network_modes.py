@@ -20,7 +20,7 @@ from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import ForwardEvent, Observer
 from rislab.checkup.recording.looks import FIRST, Looks
 from rislab.checkup.recording.optimizers import tensors_held
-from rislab.checkup.recording.tensors import is_readable, may_live_on
+from rislab.checkup.recording.tensors import few_coordinates, is_readable, may_live_on
 from rislab.checkup.recording.tracking import DROPOUTS, NORMS
 from rislab.checkup.rules import Code
 
@@ -112,7 +112,8 @@ class _Network:
     evaluated: _Forwards = field(default_factory=_Forwards)
     training_mode: _Forwards = field(default_factory=_Forwards)
     frozen_norms: int = 0
-    copied: bool = False  # whether a frozen weight began as a copy of a trained one
+    # Frozen weights that began as copies of trained ones, each with a few of its numbers then.
+    copied: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     statistics: tuple[Tensor, Tensor] | None = None
     statistics_moved: bool = False
     never_moved: str = ""
@@ -217,12 +218,12 @@ class NetworkModes(Observer):
         if network.statistics is None:
             large = [value for value in weights if value.dim() > 1 and is_readable(value)]
             trained = [value for value in large if value.requires_grad]
-            network.copied = any(
-                one.shape == other.shape and torch.equal(one, other)
+            network.copied = [
+                (one, few_coordinates(one))
                 for one in large
-                for other in trained
                 if not one.requires_grad
-            )
+                and any(one.shape == other.shape and torch.equal(one, other) for other in trained)
+            ]
         first, before = network.statistics or (weight.clone(), now)
         if network.frozen_norms:
             network.statistics_moved |= not torch.equal(now, before)
@@ -379,7 +380,9 @@ def _of_statistics(network: _Network, name: str, runs: _Forwards) -> list[Findin
     text += "their running statistics move"
     if network.copied:
         # A target network answers in training mode; its weights are to follow, too.
-        text += f"; weights of {name} that began as a copy of trained ones have not moved"
+        if not all(few_coordinates(value).equal(first) for value, first in network.copied):
+            return []
+        text += f"; {len(network.copied)} weights of {name} that began as copies of trained ones have not moved"
         return [as_warning(Code.WEIGHTS, "average never moves", text, runs.where)]
     return [as_warning(Code.MODE, "statistics of frozen layers move", text, runs.where)]
 

@@ -131,7 +131,8 @@ class PrintedLosses(Observer):
         new = self._losses[self._known :]
         if root is not None and len(new) >= BEFORE and not root.is_complex():
             terms, value = [float(loss) for loss, _ in new], float(root.detach())
-            if min(terms) <= value <= max(terms) or math.isclose(value, sum(terms), rel_tol=1e-5):
+            # One of two that have a backward each is a loss of its own.
+            if min(terms) < value < max(terms) or math.isclose(value, sum(terms), rel_tol=1e-5):
                 self._losses[self._known :] = [(value, new[-1][1])]
         self._known = len(self._losses)
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from rislab.checkup.findings import Finding, as_fault, as_note, as_warning, listed
-from rislab.checkup.recording.events import ForwardEvent, LossEvent, Observer, Roots
+from rislab.checkup.recording.events import ForwardEvent, Observer
 from rislab.checkup.recording.living_objects import living_optimizers
-from rislab.checkup.recording.loss_graph import tensors_behind
 from rislab.checkup.recording.optimizers import tensors_held
 from rislab.checkup.recording.tensors import few_coordinates, has_numbers, has_own_weights, is_readable, may_live_on
 from rislab.checkup.rules import Code
@@ -25,8 +23,6 @@ from rislab.checkup.rules import Code
 FORWARDS, NETWORKS, MODULES, DEPTH = 8, 6, 64, 4
 # Frozen tensors of a network that are looked at; steps with a gradient, and forwards, that are no accident.
 FROZEN, STEPS, AGAIN = 8, 8, 3
-# Backwards whose tensors are looked at, and the tensors of one at most.
-BACKWARDS, LEAVES = 6, 256
 
 
 @dataclass
@@ -59,11 +55,6 @@ class UnregisteredTensors(Observer):
         self._made: dict[str, int] = {}  # how often a step found a gradient at such a weight
         self._frozen: list[_Frozen] = []
         self._tables: list[tuple[str, Tensor, Tensor]] = []  # an embedding and a layer that begin as one, and are two
-        # Tensors that backwards of losses came to, and that are no weights of a module: how often, and which.
-        self._loose: dict[int, tuple[int, Tensor]] = {}
-        self._backwards = 0
-        self._inputs: set[int] = set()  # places in memory of what networks were given, or is differentiated by
-        self._samples: set[int] = set()  # how many there were in forwards and losses: a row for each is no weight
         self._findings: list[Finding] = []
         self.missed: list[str] = []  # names of tensors that got gradients, never moved, and are in no optimiser
 
@@ -74,32 +65,8 @@ class UnregisteredTensors(Observer):
             self._begun[id(module)] += 1
             self._weights = dict(nn.Module.named_parameters(module))
 
-    def on_grad(self, outputs: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
-        """What a loss is differentiated by is looked at by the loop itself."""
-        self._inputs |= {_storage(value) for value in sources if has_numbers(value)}
-
-    def on_loss(self, call: LossEvent) -> bool:
-        self._samples |= {len(value) for value in call.args if isinstance(value, Tensor) and value.dim()}
-        return self._backwards >= BACKWARDS
-
-    def on_backward(self, roots: Roots) -> bool:
-        """Note what the first backwards come to."""
-        self._backwards += 1
-        nodes = [root.grad_fn for root, _ in roots if root.grad_fn is not None]
-        leaves = [*islice(tensors_behind(*nodes), LEAVES)] if nodes else []
-        for value in leaves if None not in leaves and len(leaves) < LEAVES else ():
-            if type(value) is Tensor and has_numbers(value):
-                count, _ = self._loose.get(id(value), (0, value))
-                self._loose[id(value)] = count + 1, value
-                if not count:
-                    self._remember(value)
-        return self._backwards >= BACKWARDS
-
     def on_forward_end(self, call: ForwardEvent) -> None:
         """Look into the first forwards of each network."""
-        if self._backwards < BACKWARDS:
-            self._inputs |= {_storage(value) for value in call.inputs if has_numbers(value)}
-            self._samples.add(call.samples)
         for name, weight in nn.Module.named_parameters(call.module) if self._weights else ():
             if name in self._weights and self._weights[name] is not weight:
                 self._new[f"{type(call.module).__name__}.{name}"] = weight
@@ -109,7 +76,7 @@ class UnregisteredTensors(Observer):
             return
         # Transforms of samples are modules too.
         weights = any(next(nn.Module.parameters(module), None) is not None for module in call.inner)
-        if not weights and not _plain_tensors(call.module):
+        if not weights and not plain_tensors(call.module):
             return
         if not looks and not may_live_on(call.module, len(self._looked), NETWORKS):
             return
@@ -117,7 +84,7 @@ class UnregisteredTensors(Observer):
         if not looks:
             self._findings += _repeated_layers(call.module)
             self._tables += _equal_tables(call.module)
-            for name, module, value, leaf in _plain_tensors(call.module):
+            for name, module, value, leaf in plain_tensors(call.module):
                 self._plain.append((name, module, value, leaf))
                 self._remember(leaf)
             frozen = [one for one in nn.Module.named_parameters(call.module) if not one[1].requires_grad]
@@ -157,7 +124,6 @@ class UnregisteredTensors(Observer):
             or self._tables
             or unfrozen
             or self._made
-            or self._loose
             or any(self._missed(module) for module, _ in self._modules.values())
         ):
             self._held |= {id(value) for one in living_optimizers() for value in tensors_held(one)}
@@ -195,18 +161,7 @@ class UnregisteredTensors(Observer):
                     f"{text} were equal before the first step, in memory of their own: both are trained, and differ now"
                 )
                 self._findings.append(as_warning(Code.WEIGHTS, "tied weights come apart", text))
-        plain_leaves = {id(leaf) for _, _, _, leaf in self._plain}
-        loose = [
-            "×".join(map(str, value.shape)) or "a number"
-            for key, (count, value) in self._loose.items()
-            if count >= AGAIN and key not in plain_leaves and _storage(value) not in self._inputs
-            if not (value.dim() and len(value) > 1 and len(value) in self._samples)
-            if self._held and self._is_missed(value) and bool(value.grad is not None and value.grad.any())
-        ]
-        if loose:
-            text = f"{len(loose)} tensors that are no weights of a module got gradients and never moved, of the shapes "
-            self._findings.append(as_fault(Code.WEIGHTS, "tensors that no optimiser holds", text + listed(loose)))
-        self._plain, self._frozen, self._tables, self._loose = [], [], [], {}
+        self._plain, self._frozen, self._tables = [], [], []
 
     def _missed(self, module: nn.Module) -> list[str]:
         """Names of tensors that got gradients, never moved, and that no known optimiser holds."""
@@ -223,7 +178,7 @@ class UnregisteredTensors(Observer):
         return self._findings
 
 
-def _plain_tensors(network: nn.Module) -> list[tuple[str, nn.Module, Tensor, Tensor]]:
+def plain_tensors(network: nn.Module) -> list[tuple[str, nn.Module, Tensor, Tensor]]:
     """Attributes of modules that carry a gradient, and are neither weights nor buffers, by name."""
     return [
         (name, module, value, leaf)
@@ -292,11 +247,6 @@ def _equal_tables(network: nn.Module) -> list[tuple[str, Tensor, Tensor]]:
         # What begins at one number throughout is no copy.
         if len(few_coordinates(table).unique()) > 1
     ]
-
-
-def _storage(value: Tensor) -> int:
-    """Where the memory of a tensor begins, and that of its parts."""
-    return value.untyped_storage().data_ptr() if value.layout is torch.strided else id(value)
 
 
 def _fingerprint(value: Tensor) -> float:

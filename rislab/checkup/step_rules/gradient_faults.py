@@ -38,8 +38,8 @@ from rislab.checkup.step_rules.terms_in_a_loop import (
 # Names that others ask for.
 UNEQUAL = "mean of means in the window"
 BY_HAND = "gradient changed by hand"
-# The cosine of what a step has beside its last backward's gradient with that of another backward, which is no accident.
-PUT_TOGETHER = 0.2
+# A cosine that is no accident, and a share of a gradient that is rounding.
+ALIKE, IN_ALL = 0.2, 1e-3
 
 
 def wrong_weights(one: StepComparison, run: WatchedRun) -> list[Finding]:
@@ -129,8 +129,7 @@ def fault_of(one: StepComparison, before: StepComparison | None, run: WatchedRun
         return as_note(Code.CLIPPING, "clipping assumed", f"{text}: its tensors are clipped in several parts")
     named = _wrong_direction(one, text, run) or _wrong_counts(one, before, text, run)
     if named is None and changed_after_backward(one):
-        evidence = f"{text}: after the last backward, before the step"
-        return as_warning(Code.DIRECTION, BY_HAND, evidence, one.step.where)
+        return _changed_by_hand(one, text)
     return named or as_fault(Code.DIRECTION, "gradient direction", text, one.step.where, aliases)
 
 
@@ -139,13 +138,17 @@ def _is_put_together(one: StepComparison) -> bool:
     zeroed = [
         batch.gradient for batch in one.step.micro_batches if batch.gradient is not None and not one.step.holds(batch)
     ]
-    last = one.step.backwards[-1].after if one.step.backwards else None
+    last, given = one.step.backwards[-1].after if one.step.backwards else None, one.gradient.double()
     if not zeroed or last is None or not changed_after_backward(one) or one.comparison.cosine <= 0:
         return False
-    # Noise on what the last backward left has nothing of the others.
-    rest = one.gradient - compare_gradients(one.gradient, last).alpha * last
-    same = [other for other in zeroed if len(other) == len(rest)]
-    return any(abs(compare_gradients(rest, other).cosine) > PUT_TOGETHER for other in same)
+    if len(last) != len(given) or not bool(last.any()):
+        return False
+    columns = [own.double() for own in (last, *zeroed) if len(own) == len(last) and bool(own.any())]
+    unit = torch.stack([column / column.norm() for column in columns])  # [backwards, parameters]
+    weights = torch.linalg.lstsq(unit @ unit.mT, unit @ given, driver="gelsd").solution
+    # Noise on what the last backward left, and what is clipped in parts, is no sum of what backwards gave.
+    explained = float((given - weights @ unit).norm()) <= IN_ALL * float(given.norm())
+    return explained and bool((weights[1:].abs() > LOOSE * weights.abs().max()).any())
 
 
 def _wrong_length(one: StepComparison, text: str, run: WatchedRun) -> Finding:
@@ -257,16 +260,24 @@ def _wrong_counts(one: StepComparison, before: StepComparison | None, text: str,
             Code.ZEROING, "zeroed per micro-batch", counts, where, ("left-overs leak", "tail never stepped")
         )
     if right_after_backward(one) and not bool((one.gradient.bfloat16() == one.gradient).all()):
-        evidence = f"{text}: after the last backward, before the step"
-        if one.comparison.cosine > 0.99 and near(one.comparison.alpha, 1):
-            # A little noise.
-            return as_note(Code.DIRECTION, BY_HAND, evidence)
-        return as_warning(Code.DIRECTION, BY_HAND, evidence, where)
+        return _changed_by_hand(one, text)
     error, scale = one.comparison.relative_error, one.step.scale
     coarse = bool(((one.gradient * scale).bfloat16() == one.gradient * scale).all())
     if error < 2e-2 and one.precision in ("fp64", "fp32") and coarse:
         return as_fault(Code.DIRECTION, "accumulated in bf16", f"{text}; relative error {error:.2g}", where)
     return None
+
+
+def _changed_by_hand(one: StepComparison, text: str) -> Finding:
+    """What the loop makes of a gradient: a note if it adds a little noise, or takes out a part, as by a mask."""
+    evidence = f"{text}: after the last backward, before the step"
+    cosine, alpha = one.comparison.cosine, one.comparison.alpha
+    if cosine > 0.99 and near(alpha, 1):
+        return as_note(Code.DIRECTION, BY_HAND, evidence)
+    # What is left of a vector by an orthogonal projection has the product with it that it has with itself.
+    if cosine > ALIKE and near(cosine**2, alpha, 1e-3):
+        return as_note(Code.DIRECTION, BY_HAND, f"{evidence}: a part of it was taken out, as by a mask")
+    return as_warning(Code.DIRECTION, BY_HAND, evidence, one.step.where)
 
 
 def _divided_after(one: StepComparison) -> bool:
