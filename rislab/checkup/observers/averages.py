@@ -391,7 +391,7 @@ class MovingAverages(Observer):
 
     def before_step(self, optimizer: Optimizer, closure: bool) -> None:
         """Between two steps, the weights stay, and their averages move."""
-        self._mixtures.note_step()
+        self._mixtures.note_step(self._copies)
         copies = self._copies.get(optimizer)
         if copies is None and self._visited < OPTIMIZERS:
             self._visited += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -112,9 +113,9 @@ class _Network:
     evaluated: _Forwards = field(default_factory=_Forwards)
     training_mode: _Forwards = field(default_factory=_Forwards)
     frozen_norms: int = 0
-    # Frozen weights that began as copies of trained ones, each with a few of its numbers then.
-    copied: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-    statistics: tuple[Tensor, Tensor] | None = None
+    # Of its frozen layers: a weight at first, a running mean now, and the frozen weights that began as copies of
+    # trained ones, each with a few of its numbers then.
+    statistics: tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]] | None = None
     statistics_moved: bool = False
     never_moved: str = ""
     feeds: bool = False
@@ -215,21 +216,12 @@ class NetworkModes(Observer):
             network.frozen_norms = 0
             return
         weight, now = frozen[0].weight.detach(), frozen[0].running_mean.detach().clone()
-        if network.statistics is None:
-            large = [value for value in weights if value.dim() > 1 and is_readable(value)]
-            trained = [value for value in large if value.requires_grad]
-            network.copied = [
-                (one, few_coordinates(one))
-                for one in large
-                if not one.requires_grad
-                and any(one.shape == other.shape and torch.equal(one, other) for other in trained)
-            ]
-        first, before = network.statistics or (weight.clone(), now)
+        first, before, copied = network.statistics or (weight.clone(), now, _frozen_copies(weights))
         if network.frozen_norms:
             network.statistics_moved |= not torch.equal(now, before)
         # Weights that follow another network's, as by momentum, are not frozen.
         network.statistics_moved &= torch.equal(weight, first)
-        network.frozen_norms, network.statistics = len(frozen), (first, now)
+        network.frozen_norms, network.statistics = len(frozen), (first, now, copied)
 
     def _statistics_of(self, network: _Network, training: bool) -> None:
         """An evaluation with statistics that are those of the beginning, after many steps."""
@@ -365,6 +357,17 @@ class NetworkModes(Observer):
         return [as_warning(Code.MODE, "frozen network in training mode", text, runs.where)]
 
 
+def _frozen_copies(weights: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Those that are frozen, and equal to one that is trained, each with a few of its numbers."""
+    large = [value for value in weights if value.dim() > 1 and is_readable(value)]
+    trained = [value for value in large if value.requires_grad]
+    return [
+        (one, few_coordinates(one))
+        for one in large
+        if not one.requires_grad and any(one.shape == other.shape and torch.equal(one, other) for other in trained)
+    ]
+
+
 def _is_frozen(norm: Any) -> bool:
     return norm.weight is not None and not norm.weight.requires_grad
 
@@ -378,11 +381,12 @@ def _of_statistics(network: _Network, name: str, runs: _Forwards) -> list[Findin
         return []
     text = f"{network.frozen_norms} BatchNorm layers of {name} have frozen weights, and are in training mode: "
     text += "their running statistics move"
-    if network.copied:
+    copied = network.statistics[-1] if network.statistics else []
+    if copied:
         # A target network answers in training mode; its weights are to follow, too.
-        if not all(few_coordinates(value).equal(first) for value, first in network.copied):
+        if not all(few_coordinates(value).equal(first) for value, first in copied):
             return []
-        text += f"; {len(network.copied)} weights of {name} that began as copies of trained ones have not moved"
+        text += f"; {len(copied)} weights of {name} that began as copies of trained ones have not moved"
         return [as_warning(Code.WEIGHTS, "average never moves", text, runs.where)]
     return [as_warning(Code.MODE, "statistics of frozen layers move", text, runs.where)]
 

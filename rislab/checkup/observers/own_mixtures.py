@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import Optimizer
 
+from rislab.checkup.recording.optimizers import tensors_held
 from rislab.checkup.recording.tensors import is_readable
 
 # By which a share is taken, and mixed in.
@@ -30,16 +32,18 @@ class OwnMixtures:
         self._share = 0.0
         # Between two steps: shapes of tensors that were copied onto themselves, and whether others were copied. Those
         # of a network that is shared in part are among others.
-        self._onto: list[torch.Size] = []
+        self._onto: list[tuple[int, torch.Size]] = []  # with their addresses
         self._copied = False
         self._times = 0  # how often there were such tensors, and no others
         self._copies: Counter[torch.Size] = Counter()  # of these, all in all
 
-    def note_step(self) -> None:
-        """A step begins."""
+    def note_step(self, optimizers: Iterable[Optimizer]) -> None:
+        """A step begins: what these optimisers hold may well stay as it is."""
         if self._onto and not self._copied:
-            self._times += 1
-            self._copies.update(self._onto)
+            held = {value.data_ptr() for one in optimizers for value in tensors_held(one)}
+            own = [shape for place, shape in self._onto if place not in held]
+            self._times += bool(own)
+            self._copies.update(own)
         self._onto, self._copied = [], False
 
     def note_call(self, given: Sequence[Any], name: str) -> None:
@@ -50,7 +54,7 @@ class OwnMixtures:
             and all(isinstance(one, Tensor) and is_readable(one) for one in given[:2])
         ):
             same = _place(given[0]) == _place(given[1])
-            self._onto += [given[0].shape] * same
+            self._onto += [(given[0].data_ptr(), given[0].shape)] * same
             self._copied |= not same
         if name not in (*PRODUCTS, *MIXING, "add_") or (torch.is_grad_enabled() and given[0].requires_grad):
             return
@@ -78,7 +82,6 @@ class OwnMixtures:
 
     def evidence_of_copies(self, shapes: Collection[torch.Size]) -> str:
         """What was measured of tensors of some shapes that are copied onto, or mixed with, themselves, or ""."""
-        self.note_step()
         onto, mixed = (sum(count[shape] for shape in shapes) for count in (self._copies, self._alike))
         several = sum(self._alike[shape] > 0 for shape in shapes) >= min(TOGETHER, len(shapes))
         text = "tensors of the shapes of the weights were {} themselves, {} times in what was looked at{}: what is to "
