@@ -147,3 +147,35 @@ def test_tensors_of_no_module_belong_in_an_optimiser_or_are_inputs(kind: str) ->
                     loose.grad = None
     named = [(one.severity, one.name) for one in process.findings() if one.code == "C4"]
     assert named == [("fault", "tensors that no optimiser holds")] * (kind == "left out")
+
+
+class Criterion(nn.Module):
+    """A value of a point under a surrogate that is already fitted, as of Bayesian optimisation."""
+
+    def __init__(self, surrogate: list[nn.Module]) -> None:
+        super().__init__()
+        self.offset = nn.Parameter(torch.zeros(1), requires_grad=False)
+        self.surrogate = surrogate
+
+    def forward(self, point: Tensor) -> Tensor:
+        return self.surrogate[0](point).sum() + self.offset
+
+
+@pytest.mark.parametrize(("trains", "expected"), [(False, "note"), (True, "fault")])
+def test_only_where_an_optimiser_steps_must_it_hold_what_gets_gradients(trains: bool, expected: str) -> None:
+    torch.manual_seed(0)
+    value, other = Criterion([nn.Linear(4, 4)]), nn.Linear(4, 4)
+    optimizer = torch.optim.SGD([*other.parameters()], lr=0.1)
+    point = torch.zeros(3, 4)
+    with ProcessWatch() as process:
+        for _ in range(6):
+            # An optimiser of another library moves the point, on gradients that it takes from here.
+            point = point.detach().requires_grad_()
+            value(other(point) if trains else point).backward()
+            if trains:
+                optimizer.step()
+                optimizer.zero_grad()
+            assert point.grad is not None
+            point = point + 0.1 * point.grad
+    name = "tensors that no optimiser holds"
+    assert [one.severity for one in process.findings() if one.name == name] == [expected]

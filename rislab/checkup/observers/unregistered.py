@@ -56,6 +56,7 @@ class UnregisteredTensors(Observer):
         self._frozen: list[_Frozen] = []
         self._tables: list[tuple[str, Tensor, Tensor]] = []  # an embedding and a layer that begin as one, and are two
         self._findings: list[Finding] = []
+        self._steps = False  # whether an optimiser ever steps
         self.missed: list[str] = []  # names of tensors that got gradients, never moved, and are in no optimiser
 
     def on_forward(self, module: nn.Module, training: bool) -> None:
@@ -108,6 +109,7 @@ class UnregisteredTensors(Observer):
 
     def before_step(self, optimizer: Optimizer, closure: bool) -> None:
         """Has what was frozen, or made by a forward, a gradient by now?"""
+        self._steps = True
         for name, weight in self._new.items():
             # Without one it is no weight: averages of codes are stored as parameters too.
             if weight.grad is not None:
@@ -135,7 +137,9 @@ class UnregisteredTensors(Observer):
                 where = "" if module is caller else f", called in {type(caller).__name__}, which does not hold it"
                 text = f"{type(module).__name__}{where}: {len(missed)} tensors got gradients and never moved: "
                 name = "tensors that no optimiser holds"
-                self._findings.append(as_fault(Code.WEIGHTS, name, text + listed(missed)))
+                # Where none steps, another library may move what the network is given: a point, an image.
+                as_severe = as_fault if self._steps else as_note
+                self._findings.append(as_severe(Code.WEIGHTS, name, text + listed(missed)))
         again = [name for name, count in self._made.items() if count >= AGAIN]
         if again:
             text = f"the forward makes {len(again)} weights anew each time, and what was made before is gone: "
