@@ -208,7 +208,9 @@ def test_nothing_is_said_of_the_end_of_a_run_that_was_stopped(per: str) -> None:
     ({0, 38, 39}, {"learning rate 0 at the first step": "note", "schedule ends in a rate of 0": "note"}),
     ({0, *range(18, 40)}, {"learning rate 0 at the first step": "note", "schedule ends early": "warning"}),
     ({0, 1}, {"learning rate 0 at the first step": "fault"}),
-    ({0, 20, 39}, {"learning rate 0 at the first step": "fault", "schedule ends in a rate of 0": "note"}),
+    ({0, 20, 39}, {"learning rate 0 at the first step": "note", "schedule ends in a rate of 0": "note"}),
+    ({0, 1, 20}, {"learning rate 0 at the first step": "fault"}),
+    ({0, 2, 4, 6, 8, 10}, {"learning rate 0 at the first step": "fault"}),
     ({*range(40)}, {"learning rate 0 at the first step": "fault"}),
 ])  # fmt: skip
 def test_a_first_step_and_the_last_ones_may_be_at_a_rate_of_0(zeros: set[int], severities: dict[str, str]) -> None:

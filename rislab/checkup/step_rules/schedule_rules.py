@@ -85,7 +85,9 @@ def _rates_of_0(applied: list[StepNumbers], zero: list[int], run: WatchedRun) ->
         return findings
     text = f"learning rate 0 at {len(others)} of {steps} steps, the first at step {others[0] + 1}"
     aliases = ("warm-up counted in samples",)
-    if others == [0] and steps > 1:
+    rare = len(others) <= max(1, steps / 8) and len(others) < steps
+    # None after another: of a schedule that begins anew, too.
+    if rare and all(later > one + 1 for one, later in itertools.pairwise(others)):
         note = f"{text}: a warm-up that begins at 0 loses one step"
         findings.append(as_note(Code.LEARNING_RATE, name, note, aliases))
     else:
