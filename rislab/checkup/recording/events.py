@@ -38,7 +38,7 @@ class ForwardEvent:
     samples: int = field(init=False)  # size of the first dimension of the first tensor, 1 if there is none
 
     def __post_init__(self) -> None:
-        given = [*self.args] if all(type(one) is Tensor for one in self.args) else [*tensors_of(self.args)]
+        given = [*self.args] if set(map(type, self.args)) <= {Tensor} else [*tensors_of(self.args)]
         given += tensors_of(self.kwargs) if self.kwargs else ()
         self.samples = samples_of(self.args, self.kwargs)
         # A sparse one has no place in memory, and no numbers in a row.

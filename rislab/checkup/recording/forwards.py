@@ -74,7 +74,7 @@ def computes(module: nn.Module, inputs: Any, thorough: bool) -> bool:
 
     If it is `thorough`, its weights are asked too, which takes longer.
     """
-    plain = len(inputs) <= _LOOKED_AT and all(type(one) is Tensor for one in inputs)
+    plain = len(inputs) <= _LOOKED_AT and set(map(type, inputs)) <= {Tensor}
     given = [*inputs] if plain else [*islice(tensors_of(inputs), _LOOKED_AT)]
     given += islice(nn.Module.parameters(module), 1) if thorough or not given else ()
     return all(map(has_numbers, given))

@@ -6,9 +6,10 @@ tensors, so that a part tells as much as all, and memory stays small.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +20,14 @@ from rislab.checkup.recording.optimizers import tensors_held
 # So many coordinates are read in all, and at least so many of each tensor.
 COORDINATES = 65_536
 FEWEST = 64
+
+
+class Norms(NamedTuple):
+    """Norms of gradients at one moment."""
+
+    whole: float = math.nan  # of those of the optimiser, every coordinate of them
+    read: float = math.nan  # of the coordinates that are read
+    others: float = 0.0  # of other tensors: of other optimisers, or of other networks under this one
 
 
 class GradientSamples:
@@ -145,9 +154,11 @@ class GradientSamples:
         # cat() copies, so that what the loop writes later is not seen.
         return torch.cat(parts) if parts else torch.zeros(0)
 
-    def norm(self, gradients: Tensor) -> float:
-        """Norm of the gradients, every coordinate of them; given are those that gradients() has just read."""
-        return float(torch.linalg.vector_norm(gradients)) if self._in_full else self.norm_of(self._tensors)
+    def norms(self, gradients: Tensor, scale: float) -> Norms:
+        """Norms over a scale; given are the gradients that gradients() has just read."""
+        read = float(torch.linalg.vector_norm(gradients))
+        whole = read if self._in_full else self.norm_of(self._tensors)
+        return Norms(whole / scale, read / scale, self._norm_of_others())
 
     @staticmethod
     def norm_of(tensors: Iterable[Tensor]) -> float:
@@ -156,7 +167,7 @@ class GradientSamples:
         dense = [gradient.to_dense() if gradient.is_sparse else gradient for gradient in gradients]
         return float(torch.nn.utils.get_total_norm(dense)) if dense else 0.0
 
-    def norm_of_others(self) -> float:
+    def _norm_of_others(self) -> float:
         """Norm of the gradients of other tensors: of other optimisers, or of other networks under this one."""
         candidates = (*self._clipped_with(), *tensors_held(self.optimizer))
         others = {id(value): value for value in candidates if id(value) not in self._places}

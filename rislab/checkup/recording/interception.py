@@ -166,7 +166,10 @@ class LossInterceptor(TorchFunctionMode):
 
     def outside(self, work: Callable[..., None], *args: Any) -> None:
         """Do work that computes no loss: what it calls of torch passes no mode, this one's or another's."""
-        if not self.active or not _mode_is_active():
+        if not self.active:
+            work(*args)
+        elif not _mode_is_active():
+            # The mode of unobserved(), in which this was called, has been left on the way here.
             unobserved(self.own_class, work, *args)
         else:
             handle_torch_function(self.outside, (), work, *args)

@@ -70,7 +70,7 @@ class OpenBackward:
             if node is not None and node is not root.grad_fn:
                 self.watch(node, self._on_factor)
         if compared:
-            self._watch_terms(root.grad_fn)
+            self._watch_terms(root, upstream)
 
     def watch_losses(
         self,
@@ -86,7 +86,7 @@ class OpenBackward:
         node = None if root is None else weighed_node(root, nodes)
         self._start = roots[0][0].grad_fn if len(roots) == 1 else None
         if self.root is None and self.before is not None and root is not None and root.grad_fn is not None:
-            self._watch_terms(root.grad_fn)
+            self._watch_terms(root, upstream)
         if root is None or node is None or node not in nodes:
             for one, batch in nodes.items():
                 self.watch(one, lambda given, batch=batch: report(batch, given, math.nan))
@@ -103,15 +103,19 @@ class OpenBackward:
         """The backward has come to the raw loss: its weight."""
         self.factor = number_of(upstream, self.factor)
 
-    def _watch_terms(self, node: Node) -> None:
+    def _watch_terms(self, root: Tensor, upstream: Tensor | None) -> None:
         """Watch the factors of each term of a sum, or of a single loss."""
-        terms = [[*factors(term)] for term in summands(node)]
-        self._divisions = [divisions(term) for term in terms]
-        for term in terms:
-            values: list[float] = []
+        start = root.grad_fn
+        for term in () if start is None else summands(start):
+            nodes, values = [*factors(term)], list[float]()
             self._terms.append(values)
-            for one in term:
-                self.watch(one, lambda given, values=values: values.append(number_of(given)))
+            self._divisions.append(divisions(nodes))
+            for node in nodes:
+                if node is start and not root.output_nr:
+                    # What comes to the root itself is known already.
+                    values.append(1.0 if upstream is None else number_of([upstream]))
+                else:
+                    self.watch(node, lambda given, values=values: values.append(number_of(given)))
 
     def close(self, scale: float) -> None:
         """The backward is over: what it has shown of the loss that was found from it, at the scale of a scaler."""

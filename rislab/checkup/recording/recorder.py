@@ -21,7 +21,8 @@ from rislab.checkup.recording.call_stack import by_library, caller
 from rislab.checkup.recording.counting import StepCounter
 from rislab.checkup.recording.current_forward import CurrentForward, watch_use
 from rislab.checkup.recording.events import ForwardEvent, Roots
-from rislab.checkup.recording.gradient_samples import GradientSamples
+from rislab.checkup.recording.gradient_samples import GradientSamples, Norms
+from rislab.checkup.recording.gradients import length_of
 from rislab.checkup.recording.loss_graph import depends_on
 from rislab.checkup.recording.open_backward import OpenBackward, number_of
 from rislab.checkup.recording.open_window import LossLines, OpenWindow
@@ -237,8 +238,8 @@ class StepRecorder:
             return
         opened.close(self._samples.scale())
         growth = None if opened.before is None else opened.growth(self._samples.unscaled(), self._window.backwards)
-        total = 0.0 if growth is None else float(growth.sum(dtype=torch.float64))
-        grown = growth is not None and (total != 0 or bool(growth.any()))
+        length = 0.0 if growth is None else length_of(growth)
+        grown = growth is not None and (length != 0 or bool(growth.any()))
         reached = growth is None or grown or self._samples.missing() < opened.missing
         reached = reached or opened.adds_nothing(self._lines.trained, self._samples.optimised())
         for batch, _ in opened.reached:
@@ -248,7 +249,7 @@ class StepRecorder:
                 self._drop_detached(batch)
         if reached:
             opened.record.come_to(id(self) if growth is not None else 0)
-            self._note_backward(opened, growth, math.isfinite(total))
+            self._note_backward(opened, growth, math.isfinite(length))
 
     def _drop_detached(self, batch: MicroBatch) -> None:
         """A loss that depends on none of the weights."""
@@ -342,18 +343,17 @@ class StepRecorder:
             # An optimiser that steps in a hook of the backward itself.
             self.on_backward_end()
         factor, skipped = fused_scaling(self._samples.optimizer)
-        gradient = self._samples.gradients() if self._window.compared else None
-        norm, other_norm = math.nan, 0.0
-        if gradient is not None:
-            norm = self._samples.norm(gradient) / factor
+        gradient, norms = None, Norms()
+        if self._window.compared:
+            gradient = self._samples.gradients()
+            norms = self._samples.norms(gradient, factor)
             gradient = gradient if factor == 1 else gradient / factor
             self._changes.at_step()
-            other_norm = self._samples.norm_of_others()
-        finite = gradient is None or math.isfinite(norm)
+        finite = gradient is None or math.isfinite(norms.whole)
         self.trace.idle += not (self._window.micro_batches or self._evaluations or self._samples.present())
         where, stack = (at, ()) if at else caller()
         self.trace.by_library |= by_library(stack)
-        self._end_window(gradient, norm=norm, applied=not skipped, finite=finite, where=where, other_norm=other_norm)
+        self._end_window(gradient, norms, applied=not skipped, finite=finite, where=where)
         self._scale = self._samples.scale()
         self._evaluations = max(0, self._evaluations) + 1
 
@@ -380,12 +380,11 @@ class StepRecorder:
     def _end_window(
         self,
         gradient: Tensor | None = None,
+        norms: Norms | None = None,
         *,
         applied: bool = False,
         finite: bool = False,
         where: str = "",
-        norm: float = math.nan,
-        other_norm: float = 0.0,
         inferred: bool = False,
     ) -> None:
         if self._window.partial or (self._window.unobserved(self.trace) and self._samples.present()):
@@ -393,19 +392,22 @@ class StepRecorder:
             self._open_window()
             return
         self._lines.trained |= self._window.by_hand_lines()
+        # A step that was not seen itself has the gradient of the last backward, and no norm yet.
+        norms = norms or Norms(math.nan if gradient is None else float(gradient.norm()))
         step = Step(
             micro_batches=self._window.micro_batches,
             backwards=self._window.stepped_on(),
             clips=self._window.clips,
             gradient=gradient,
-            norm=norm if gradient is None or math.isfinite(norm) or not finite else float(gradient.norm()),
+            norm=norms.whole,
+            length=norms.read,
             applied=applied,
             scale=self._scale,
             finite=finite,
             rates=self._samples.rates(),
             ticks=self._ticks.count(),
             where=where,
-            other_norm=other_norm,
+            other_norm=norms.others,
             evaluation=max(0, self._evaluations),
             inferred=inferred,
             ahead=self._window.ahead,

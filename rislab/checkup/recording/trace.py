@@ -122,6 +122,7 @@ class Step:
     # Unscaled, as the optimiser got it; None if the window is not compared, or no longer needed.
     gradient: Tensor | None
     norm: float  # of the whole gradient, unscaled; NaN if the window is not compared
+    length: float  # of the part of it that is read, in the same way
     applied: bool  # False for a step that a scaler left out
     scale: float  # of the loss, at that time
     finite: bool  # whether the gradient holds neither NaN nor infinity

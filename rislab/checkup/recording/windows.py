@@ -210,8 +210,7 @@ def step_window(step: Step, micro_batches: list[MicroBatch], declared: Declared,
     scale = sum(batch.weight for batch in batches) if scale_free else 1.0
     # A negative scale is no mistake: the loss may be one to be maximised.
     true = scale * window.true if scale not in (0, 1) else window.true
-    length = float(torch.linalg.vector_norm(window.gradient))
-    ratio = step.norm / length if length > 0 and math.isfinite(step.norm) else 1.0
+    ratio = step.norm / step.length if step.length > 0 and math.isfinite(step.norm) else 1.0
     comparison = compare_gradients(window.gradient, true, true_norm if true is window.true else None)
     return StepComparison(
         step, batches, window.shares, true, comparison, scale_free, scale, true_norm * abs(scale or 1) * ratio
@@ -220,6 +219,8 @@ def step_window(step: Step, micro_batches: list[MicroBatch], declared: Declared,
 
 def _window_gradient(batches: Sequence[MicroBatch], mean: str) -> tuple[list[float], Tensor | None]:
     """The share of each micro-batch, and the true gradient of the window, None if one of them is not known."""
+    if len(batches) == 1:
+        return [1.0], batches[0].gradient
     counts = [batch.count for batch in batches]
     # Each sample of a sum counts once already.
     equal = mean == "batches" or sum(counts) <= 0 or (not mean and all(batch.scale_free for batch in batches))
@@ -227,8 +228,6 @@ def _window_gradient(batches: Sequence[MicroBatch], mean: str) -> tuple[list[flo
     known = [batch.gradient for batch in batches if batch.gradient is not None]
     if not batches or len(known) < len(batches) or len({gradient.shape for gradient in known}) > 1:
         return shares, None
-    if len(known) == 1:
-        return shares, known[0]
     return shares, torch.stack([share * gradient for share, gradient in zip(shares, known, strict=True)]).sum(dim=0)
 
 
