@@ -16,9 +16,9 @@ from rislab.checkup.recording.schedules import Schedule
 _Numbers = TypeVar("_Numbers")
 # Among the recorders that a backward came to, once an optimiser has stepped on its gradients.
 STEPPED = -1
-# Why the gradient of a loss was not taken.
 # So many optimisers that are made anew tell how a loop does it.
 REMADE = 32
+# Why the gradient of a loss was not taken.
 NO_WEIGHT = "the loop gives it no weight"
 
 

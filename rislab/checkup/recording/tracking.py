@@ -189,9 +189,7 @@ class LoopObserver(Observer):
         if self._recorded_loss is not None and call.function is not self._recorded_loss:
             return
         if isinstance(call.output, Tensor) and call.output.numel() == 1:
-            count, scale_free = count_averaged(call.function, call.args, call.kwargs)
-            for tracked in self.tracked:
-                tracked.recorder.notify(StepRecorder.on_loss, call.output, count, scale_free)
+            self._record(StepRecorder.on_loss, call.output, *count_averaged(call.function, call.args, call.kwargs))
 
     def on_backward(self, roots: Roots) -> None:
         reached: set[int] = set()
