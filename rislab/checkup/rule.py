@@ -18,7 +18,7 @@ class Rule:
         why: what the numbers mean, and what a wrong one does to a training.
         fix: what to look at in the code; `fixes` says it for each finding.
         needs: what must be known before the rule can say anything.
-        severity: usual one of its findings: "fault", "warning" or "note".
+        severity: usual one of its findings: "fault", "warning" or "note"; that of most rules if it is not given.
         faults: names of its findings that are faults of the catalogue, in `rislab faults NAME`.
         others: names of its findings that the catalogue does not have.
         reference: where the right way is documented, "" if nowhere.
@@ -30,7 +30,7 @@ class Rule:
     why: str
     fix: str
     needs: str
-    severity: str
+    severity: str = "fault"
     faults: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
     reference: str = ""

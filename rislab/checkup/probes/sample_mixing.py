@@ -43,6 +43,16 @@ class Mixing:
     scrambled: bool = False
 
 
+@dataclass(frozen=True)
+class _Trial:
+    """A network on a batch, to be tried with changed arguments."""
+
+    run: Run
+    arguments: Arguments
+    answers: dict[str, Tensor]  # by name, to the arguments as they are
+    tolerance: float  # share of itself by which an answer may differ and be the same
+
+
 def find_mixing(run: Run, arguments: Arguments, precision: str) -> Mixing | None:
     """Exchange some samples one by one, and look at whose answers change; None if this shows nothing."""
     first = next((leaf for leaf in leaves_in(arguments) if isinstance(leaf, SampleList) or leaf.dim()), None)
@@ -53,14 +63,15 @@ def find_mixing(run: Run, arguments: Arguments, precision: str) -> Mixing | None
     # NaN differs from itself, whatever is exchanged.
     if not all(bool(torch.isfinite(answer).all()) for answer in answers.values()):
         return None
-    changes = _changes(run, arguments, answers, 0, samples, SAME[precision])
+    trial = _Trial(run, arguments, answers, SAME[precision])
+    changes = _changes(trial, 0, samples)
     if not changes:
-        return _scrambled_along_the_second(run, arguments, answers, first, precision)
+        return _scrambled_along_the_second(trial, first)
     if all(changed <= {place} for place, changed, _ in changes):
-        error = _error_of_turning(run, arguments, answers, samples)
+        error = _error_of_turning(trial, samples)
         # Weights or states that belong to the rows, as to the nodes of a graph, fit no other number of them.
-        fixed = not error > SAME[precision] or not takes_fewer(run, arguments, samples)
-        time_first = _independent(run, arguments, answers, first, precision) > 0
+        fixed = not error > trial.tolerance or not takes_fewer(run, arguments, samples)
+        time_first = _independent(trial, first) > 0
         return Mixing("" if fixed or time_first else "place", error, samples=samples)
     others = [(error, place, changed) for place, changed, error in changes if changed - {place}]
     error, place, changed = max(others, key=lambda one: one[0])
@@ -73,20 +84,11 @@ def find_mixing(run: Run, arguments: Arguments, precision: str) -> Mixing | None
             kind = "following" if all(changed == {*range(place, samples)} for place, changed in moved) else "fading"
         elif kind == "some" and 2 * sum(2 * len(changed) >= samples for _, changed in moved) >= len(moved):
             kind = "most"
-    other_dimension = _independent(run, arguments, answers, first, precision)
-    scrambled = kind == "others" and _is_scrambled(run, arguments, answers, 0, samples, moved, precision)
-    return Mixing(kind, error, tuple(sorted(changed)), place, samples, other_dimension, scrambled)
+    scrambled = kind == "others" and _is_scrambled(trial, 0, samples, moved)
+    return Mixing(kind, error, tuple(sorted(changed)), place, samples, _independent(trial, first), scrambled)
 
 
-def _is_scrambled(
-    run: Run,
-    arguments: Arguments,
-    answers: dict[str, Tensor],
-    dimension: int,
-    samples: int,
-    moved: list[tuple[int, set[int]]],
-    precision: str,
-) -> bool:
+def _is_scrambled(trial: _Trial, dimension: int, samples: int, moved: list[tuple[int, set[int]]]) -> bool:
     """Whether samples change answers as the rows of a view do that takes those of several samples for one.
 
     Which answers that are does not depend on what the samples hold, as it does where they are sorted; and half of the
@@ -97,66 +99,56 @@ def _is_scrambled(
     distances = {tuple(sorted((one - place) % samples for one in changed)) for place, changed in moved}
     if len(moved) < 3 or 2 * min(several, foreign) <= len(moved) or len(distances) == 1:
         return False
-    others = _changes(run, arguments, answers, dimension, samples, SAME[precision], 2)
+    others = _changes(trial, dimension, samples, 2)
     same = moved == [(place, changed) for place, changed, _ in others if changed]
-    return same and takes_fewer(run, arguments, samples, dimension)
+    return same and takes_fewer(trial.run, trial.arguments, samples, dimension)
 
 
-def _scrambled_along_the_second(
-    run: Run, arguments: Arguments, answers: dict[str, Tensor], first: Any, precision: str
-) -> Mixing | None:
+def _scrambled_along_the_second(trial: _Trial, first: Any) -> Mixing | None:
     """The same where the samples stand in the second dimension of the inputs, as behind one of time."""
     samples = first.shape[1] if isinstance(first, Tensor) and first.dim() > 2 else 0
-    changes = _changes(run, arguments, answers, 1, samples, SAME[precision]) if samples > 1 else []
+    changes = _changes(trial, 1, samples) if samples > 1 else []
     moved = [(place, changed) for place, changed, _ in changes if changed]
-    if not _is_scrambled(run, arguments, answers, 1, samples, moved, precision):
+    if not _is_scrambled(trial, 1, samples, moved):
         return None
     place, changed, error = max(changes, key=lambda one: one[2])
     return Mixing("others", error, tuple(sorted(changed)), place, samples, scrambled=True)
 
 
-def _independent(run: Run, arguments: Arguments, answers: dict[str, Tensor], first: Any, precision: str) -> int:
+def _independent(trial: _Trial, first: Any) -> int:
     """The second dimension, if answers are independent along it; as for sequences that come first."""
     if not isinstance(first, Tensor) or first.dim() < 2:
         return -1
     size = first.shape[1]
     if size == 1 and first.dim() > 2:
         return 1
-    changes = _changes(run, arguments, answers, 1, size, SAME[precision]) if size > 1 else []
+    changes = _changes(trial, 1, size) if size > 1 else []
     independent = all(changed <= {place} for place, changed, _ in changes) and any(changed for _, changed, _ in changes)
     return 1 if independent else -1
 
 
-def _changes(
-    run: Run,
-    arguments: Arguments,
-    answers: dict[str, Tensor],
-    dimension: int,
-    size: int,
-    tolerance: float,
-    shift: int = 1,
-) -> list[tuple[int, set[int], float]]:
+def _changes(trial: _Trial, dimension: int, size: int, shift: int = 1) -> list[tuple[int, set[int], float]]:
     """For some places along a dimension: which answers change with it, and by how much those of others do.
 
     What stands there becomes what stands that shift further on, or still further if that is the same.
     """
     changes = []
-    lengths = tuple(leaf.shape[1] for leaf in leaves_in(arguments) if isinstance(leaf, Tensor) and leaf.dim() > 1)
+    leaves = [leaf for leaf in leaves_in(trial.arguments) if isinstance(leaf, Tensor) and leaf.dim() > 1]
+    lengths = tuple(leaf.shape[1] for leaf in leaves)
     for place in sorted({size // 5, size // 3, size // 2, (2 * size) // 3, size - 1}):
-        changed = _exchanged(arguments, dimension, place, size, shift)
+        changed = _exchanged(trial.arguments, dimension, place, size, shift)
         if changed is None:
             continue
         moved: set[int] = set()
         largest, compared = 0.0, False
-        for one, two in zip(answers.values(), tensors_in(run(changed)).values(), strict=True):
+        for one, two in zip(trial.answers.values(), tensors_in(trial.run(changed)).values(), strict=True):
             before, after = (by_place(answer, dimension, size, lengths) for answer in (one, two))
             if before is None or after is None or before.shape != after.shape:
                 continue
             compared = True
-            error = (after - before).abs().double().norm(dim=1) / before.abs().double().norm(dim=1).max().clamp_min(
-                1e-30
-            )
-            places = (~(error <= tolerance)).nonzero().flatten().tolist()
+            length = before.abs().double().norm(dim=1).max().clamp_min(1e-30)
+            error = (after - before).abs().double().norm(dim=1) / length
+            places = (~(error <= trial.tolerance)).nonzero().flatten().tolist()
             moved.update(places)
             largest = max([largest, *(float(error[at]) for at in places if at != place)])
         if compared:
@@ -164,7 +156,7 @@ def _changes(
     return changes
 
 
-def _error_of_turning(run: Run, arguments: Arguments, answers: dict[str, Tensor], samples: int) -> float:
+def _error_of_turning(trial: _Trial, samples: int) -> float:
     """The largest relative change of an answer where the samples stand in another order, each with its answer."""
 
     def turn(leaf: Any) -> Any:
@@ -172,8 +164,8 @@ def _error_of_turning(run: Run, arguments: Arguments, answers: dict[str, Tensor]
             return leaf
         return SampleList([*leaf[1:], leaf[0]]) if isinstance(leaf, SampleList) else leaf.roll(-1, 0)
 
-    largest = 0.0
-    for one, two in zip(answers.values(), tensors_in(run(map_leaves(arguments, turn))).values(), strict=True):
+    largest, turned = 0.0, tensors_in(trial.run(map_leaves(trial.arguments, turn)))
+    for one, two in zip(trial.answers.values(), turned.values(), strict=True):
         if one.shape == two.shape and one.dim() and one.shape[0] == samples:
             before, after = (answer.reshape(samples, -1).double() for answer in (one.roll(-1, 0), two))
             largest = max(largest, float((after - before).norm() / before.norm().clamp_min(1e-30)))
