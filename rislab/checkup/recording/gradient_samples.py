@@ -25,7 +25,7 @@ FEWEST = 64
 class Norms(NamedTuple):
     """Norms of gradients at one moment."""
 
-    whole: float = math.nan  # of those of the optimiser, every coordinate of them
+    total: float = math.nan  # of those of the optimiser, every coordinate of them
     read: float = math.nan  # of the coordinates that are read
     others: float = 0.0  # of other tensors: of other optimisers, or of other networks under this one
 
@@ -157,8 +157,8 @@ class GradientSamples:
     def norms(self, gradients: Tensor, scale: float) -> Norms:
         """Norms over a scale; given are the gradients that gradients() has just read."""
         read = float(torch.linalg.vector_norm(gradients))
-        whole = read if self._in_full else self.norm_of(self._tensors)
-        return Norms(whole / scale, read / scale, self._norm_of_others())
+        total = read if self._in_full else self.norm_of(self._tensors)
+        return Norms(total / scale, read / scale, self._norm_of_others())
 
     @staticmethod
     def norm_of(tensors: Iterable[Tensor]) -> float:

@@ -349,7 +349,7 @@ class StepRecorder:
             norms = self._samples.norms(gradient, factor)
             gradient = gradient if factor == 1 else gradient / factor
             self._changes.at_step()
-        finite = gradient is None or math.isfinite(norms.whole)
+        finite = gradient is None or math.isfinite(norms.total)
         self.trace.idle += not (self._window.micro_batches or self._evaluations or self._samples.present())
         where, stack = (at, ()) if at else caller()
         self.trace.by_library |= by_library(stack)
@@ -399,7 +399,7 @@ class StepRecorder:
             backwards=self._window.stepped_on(),
             clips=self._window.clips,
             gradient=gradient,
-            norm=norms.whole,
+            norm=norms.total,
             length=norms.read,
             applied=applied,
             scale=self._scale,
