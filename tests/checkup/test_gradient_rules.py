@@ -456,7 +456,7 @@ def test_gradients_of_tasks_that_the_loop_puts_together_are_a_note(how: str, lin
 
 
 @pytest.mark.parametrize("sizes", [(6, 6, 6, 2), (6, 2, 6, 2)])
-def test_a_last_micro_batch_that_is_smaller_is_a_note(sizes: tuple[int, ...]) -> None:
+def test_a_last_micro_batch_that_is_smaller_is_a_warning(sizes: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     model = nn.Linear(5, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
@@ -467,7 +467,7 @@ def test_a_last_micro_batch_that_is_smaller_is_a_note(sizes: tuple[int, ...]) ->
             optimizer.step()
             optimizer.zero_grad()
     found = [(one.severity, one.name) for one in process.findings()]
-    assert found == [("note" if sizes[1] == 6 else "fault", "mean of means in the window")]
+    assert found == [("warning" if sizes[1] == 6 else "fault", "mean of means in the window")]
 
 
 @pytest.mark.parametrize("divided", [True, False])

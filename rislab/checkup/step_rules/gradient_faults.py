@@ -211,8 +211,6 @@ def _wrong_direction(one: StepComparison, text: str, run: WatchedRun) -> Finding
         if not meant and _weighs_classes(one):
             evidence = f"{text}: of equally many samples, the weights of their classes have another sum each time"
             return as_note(Code.DIRECTION, UNEQUAL, evidence)
-        if not meant and _ends_short(one):
-            return as_note(Code.DIRECTION, UNEQUAL, f"{text}: the last micro-batch is a smaller one")
         kind = as_fault if meant or _mostly_unequal(one) else as_warning
         aliases = ("ragged window divided by K",)
         return kind(Code.DIRECTION, UNEQUAL, text, one.step.where, aliases)
@@ -309,9 +307,3 @@ def _mostly_unequal(one: StepComparison) -> bool:
     """
     counts = Counter(batch.samples for batch in one.batches)
     return one.size - counts.most_common(1)[0][1] > 1
-
-
-def _ends_short(one: StepComparison) -> bool:
-    """Whether all micro-batches of the window have equally many samples but the last one, which has fewer."""
-    *first, last = (batch.samples for batch in one.batches)
-    return len(set(first)) == 1 and last < first[0]
