@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from rislab.checkup.findings import Findings
 from rislab.checkup.process_watch import ProcessWatch
 
 
@@ -62,6 +63,17 @@ def apart(kind: str) -> list[str]:
     return [one.severity for one in process.findings() if one.name == "tied weights come apart"]
 
 
+def findings_of(network: nn.Module) -> Findings:
+    """What is said of four steps of a network."""
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    with ProcessWatch() as process:
+        for _ in range(4):
+            optimizer.zero_grad()
+            network(torch.randn(8, 4)).square().mean().backward()
+            optimizer.step()
+    return process.findings()
+
+
 def layers_of(kind: str) -> list[nn.Module]:
     layer, other, activation = nn.Linear(4, 4), nn.Linear(4, 4), nn.Tanh()
     return {
@@ -89,14 +101,8 @@ def layers_of(kind: str) -> list[nn.Module]:
 )
 def test_layers_that_come_again_after_themselves(kind: str, expected: str) -> None:
     torch.manual_seed(0)
-    network = nn.Sequential(*layers_of(kind))
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-    with ProcessWatch() as process:
-        for _ in range(4):
-            optimizer.zero_grad()
-            network(torch.randn(8, 4)).square().mean().backward()
-            optimizer.step()
-    found = [one.severity for one in process.findings() if one.name == "one layer in all places"]
+    findings = findings_of(nn.Sequential(*layers_of(kind)))
+    found = [one.severity for one in findings if one.name == "one layer in all places"]
     assert found == ([expected] if expected else [])
 
 
@@ -115,14 +121,7 @@ class Residual(nn.Module):
 
 def test_a_list_of_layers_may_hold_none() -> None:
     torch.manual_seed(0)
-    network = Residual()
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-    with ProcessWatch() as process:
-        for _ in range(4):
-            optimizer.zero_grad()
-            network(torch.randn(8, 4)).square().mean().backward()
-            optimizer.step()
-    assert [(one.name, one.evidence) for one in process.findings()] == []
+    assert [(one.name, one.evidence) for one in findings_of(Residual())] == []
 
 
 @pytest.mark.parametrize("kind", ["held", "left out", "an input", "of a derivative", "moved by hand"])
