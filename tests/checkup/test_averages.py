@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import threading
 from collections.abc import Callable
 
@@ -203,9 +204,10 @@ def test_a_copy_of_weights_that_other_processes_move_is_not_judged(shared: bool)
 def itself(how: str) -> Callable[[nn.Module], Update]:
     def average_of(model: nn.Module) -> Update:
         other, own = copy.deepcopy(model), list(model.parameters())
-        anchor = [value.detach().clone() for value in own]
+        anchor, steps = [value.detach().clone() for value in own], itertools.count()
 
         def update() -> None:
+            tenth = next(steps) % 10 == 0
             for place, value in enumerate(other.parameters()):
                 if how == "lerp":
                     value.data.lerp_(value.data, 0.05)
@@ -216,7 +218,7 @@ def itself(how: str) -> Callable[[nn.Module], Update]:
                     value.data.copy_(0.05 * value + 0.95 * value)
                 elif how == "in its place":
                     value.data = 0.95 * value.data + 0.05 * value.data
-                elif how == "onto itself":
+                elif how == "onto itself" or (how == "onto itself each tenth step" and tenth):
                     value.data.copy_(value.data)
                 elif how == "shared in part":
                     value.data.copy_(own[place].data if place else value.data)
@@ -231,7 +233,18 @@ def itself(how: str) -> Callable[[nn.Module], Update]:
 
 
 @pytest.mark.parametrize(
-    "how", ["lerp", "a sum", "a new copy", "in its place", "onto itself", "shared in part", "rarely", "anchor"]
+    "how",
+    [
+        "lerp",
+        "a sum",
+        "a new copy",
+        "in its place",
+        "onto itself",
+        "onto itself each tenth step",
+        "shared in part",
+        "rarely",
+        "anchor",
+    ],
 )
 def test_a_copy_that_is_mixed_with_itself_is_a_fault(how: str) -> None:
     """One that follows slowly is none, nor one towards which the weights are drawn."""
