@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from rislab.checkup.findings import Finding
 from rislab.checkup.loop_watch import watch
-from rislab.checkup.observers import averages
+from rislab.checkup.observers import weight_copies
 from rislab.checkup.process_watch import ProcessWatch
 
 Update = Callable[[], object]
@@ -148,7 +148,7 @@ def test_several_tensors_of_a_call_are_found() -> None:
 @pytest.mark.parametrize("declared", [True, False])
 def test_where_nothing_takes_a_weight_no_copy_is_looked_for(monkeypatch: pytest.MonkeyPatch, declared: bool) -> None:
     searches: list[object] = []
-    monkeypatch.setattr(averages, "living_objects", lambda *given, **named: searches.append(given) or [])
+    monkeypatch.setattr(weight_copies, "living_objects", lambda *given, **named: searches.append(given) or [])
     assert trained(lambda model: lambda: None, 40, declared) == [] and not searches
     trained(in_place(1.0), 40, declared)
     assert searches
