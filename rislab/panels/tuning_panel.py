@@ -13,6 +13,7 @@ from rislab.errors import with_error
 from rislab.panels.background_task import BackgroundTask
 from rislab.panels.base import Panel, alarm, cut_line
 from rislab.plots import tuning as tuning_plots
+from rislab.sanity.overfit_ladder import CHECKS
 from rislab.tuning.analysis import top_trials, verdict
 from rislab.tuning.search import SearchProgress, run_search
 from rislab.tuning.tuning_config import TuningConfig
@@ -80,8 +81,7 @@ class TuningPanel(Panel[SearchProgress]):
             return f"{doing}, the overfit ladder is skipped"
         if now.stage == "ladder":
             done = len(now.ladder.get("checks", []))
-            checks = f"{done} check{'' if done == 1 else 's'} done"
-            return f"{doing}, climbing the overfit ladder before the search: {checks}"
+            return f"{doing}, climbing the overfit ladder before the search: {done} of {len(CHECKS)} checks done"
         searching = now.stage == "search" and doing == "running"
         left = f", about {now.left:.0f} s left" if searching and now.left is not None else ""
         best = ""

@@ -109,7 +109,7 @@ def test_the_verdict_is_shown_once_best_and_default_are_trained_again(
     # Two lines are as high as a button, and no button moves or shrinks as the text grows.
     assert [one.layout.flex for one in (go_on, stop, headline)] == ["0 0 auto", "0 0 auto", "1 1 0"]
     panel.progress = SearchProgress("ladder", {"checks": ["PASS splits"]})
-    assert panel.headline() == "finished, climbing the overfit ladder before the search: 1 check done"
+    assert panel.headline() == "finished, climbing the overfit ladder before the search: 1 of 18 checks done"
 
 
 def test_a_search_says_that_it_is_stopping_until_the_step_in_progress_is_done(
