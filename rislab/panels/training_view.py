@@ -121,7 +121,7 @@ class TrainingView:
         observe(hold, self._hold)
         observe(watched, partial(setattr, panel, "watched"))
         observe(self.fault, self._break)
-        for field in (self.log, self.unit, self.compare, self.diff):
+        for field in (self.log, self.unit, self.compare, self.diff, self.runs):
             observe(field, lambda value: panel.redraw())
         press = self.buttons = self._buttons()
         control = [press[name] for name in ("Start", "Pause", "Step", "Stop", "Reset")]
@@ -227,8 +227,7 @@ class TrainingView:
         last = panel.runs[-1] if panel.runs else None
         here = last is not None and last.fault is not None and last.fault.name == panel.fault.name
         whose = html.escape(f"{panel.fault.name}: edit of {last.name if last and here else 'the next run'}")
-        frame = "<div style='max-height:190px;overflow:auto' tabindex='0' role='region' aria-label='diff'>"
-        return f"{frame}<b>{whose}</b>{Diff(panel.fault)._repr_html_()}</div>"
+        return f"<b>{whose}</b>{Diff(panel.fault).box('170px')}"
 
     def _verdict(self) -> str:
         """The checkup's summary, and its faults and warnings with their numbers and what to change, as HTML."""

@@ -11,6 +11,7 @@ from pygments.style import Style
 from pygments.token import Generic
 
 from rislab.faults.fault import Fault
+from rislab.plots.text_table import unbroken
 
 
 class _Tints(Style):  # type: ignore[misc]
@@ -29,7 +30,11 @@ class Diff:
         return self.fault.diff()
 
     def _repr_html_(self) -> str:
-        # The frame of pygments sets a lower line height, with which the tint of a line covers letters above it.
-        css = "white-space:pre-wrap;overflow-wrap:anywhere;font:12px/1.45 ui-monospace,Menlo,Consolas,monospace"
+        return self.box()
+
+    def box(self, height: str = "none") -> str:
+        """The edit as HTML that scrolls by itself, at most so high as CSS says."""
         lines = highlight(self.fault.diff(), DiffLexer(), HtmlFormatter(style=_Tints, noclasses=True, nowrap=True))
-        return f"<div class='highlight'><pre style='{css}'>{lines}</pre></div>"
+        # Where a row shares its width among its parts, it is the page that says how wide this one is, not its lines.
+        css = f"max-height:{height};width:0;min-width:100%"
+        return f"<div class='highlight'>{unbroken(lines, f'edit: {self.fault.name}', css)}</div>"

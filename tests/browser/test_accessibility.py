@@ -11,7 +11,9 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from rislab.faults.catalogue import find_fault
 from rislab.panels.api import is_live
+from rislab.plots.diff import Diff
 from rislab.plots.style import ERROR_COLOUR, PAGES
 from rislab.reports import gallery, html_export, sweep, sweep_page
 
@@ -143,6 +145,33 @@ def test_a_plain_figure_is_dark_when_the_output_of_the_panel_is_cleared(browser:
         }"""
     )
     assert f"fill='%23{PAGES['dark']['text'][1:]}'" in arrow
+    view.close()
+
+
+def test_a_diff_breaks_no_line_and_scrolls_by_itself(browser: Any) -> None:
+    """Lines of code that went on in the next line could not be told from lines of their own."""
+    fault = find_fault("validation of the averaged weights only")
+    diff = Diff(fault)._repr_html_()
+    view = browser.new_page(viewport={"width": 640, "height": 800})
+    # As it stands in a cell, and beside something else.
+    view.set_content(
+        f"{diff}<div style='display:flex'><div style='flex:3'>{diff}</div><div style='flex:2'>3.14</div></div>"
+    )
+    lines = view.evaluate(
+        """() => [...document.querySelectorAll("pre")].map((box) => {
+          const range = document.createRange();
+          range.selectNodeContents(box);
+          return Math.round(range.getBoundingClientRect().height / parseFloat(getComputedStyle(box).lineHeight));
+        })"""
+    )
+    assert lines == 2 * [len(fault.diff().strip().splitlines())]
+    assert view.evaluate("document.documentElement.scrollWidth") <= 640
+    view.keyboard.press("Tab")
+    for _ in range(4):
+        view.keyboard.press("ArrowRight")
+    view.wait_for_function(
+        "document.activeElement.matches('pre[aria-label]') && document.activeElement.scrollLeft > 20"
+    )
     view.close()
 
 

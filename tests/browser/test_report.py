@@ -10,6 +10,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from rislab.checkup.html_table import html_table
+from rislab.faults.catalogue import find_fault
+from rislab.plots.diff import Diff
 from rislab.reports import html_export
 from rislab.reports.summary import Summary
 
@@ -188,6 +190,7 @@ def test_tables_and_logs_break_no_word_on_paper(browser: Any, tmp_path: Path) ->
         new_markdown_cell(text),
         displayed({"text/html": table}),
         new_code_cell("1", outputs=[new_output("stream", name="stdout", text=log)]),
+        displayed({"text/html": Diff(find_fault("validation of the averaged weights only"))._repr_html_()}),
     ]
     path = tmp_path / "paper.html"
     html_export.export_html(new_notebook(cells=cells), path, title="Paper", header={})
@@ -205,6 +208,11 @@ def test_tables_and_logs_break_no_word_on_paper(browser: Any, tmp_path: Path) ->
         })""")
         assert len(lines) > 40 and [word for word, count in lines if count > 1] == []
         assert visit.page.evaluate("document.documentElement.scrollWidth") <= 680
+        # Nobody scrolls on paper.
+        cut = (
+            "[...document.querySelectorAll('pre')].filter(({ scrollWidth, clientWidth }) => scrollWidth > clientWidth)"
+        )
+        assert visit.page.evaluate(f"{cut}.length") == 0
         # Eight points are 10.67 pixels, and are read at arm's length.
         small = visit.page.evaluate("""() => [...document.querySelectorAll("main *")].flatMap((one) => ["", "::after"]
           .filter((part) => part ? getComputedStyle(one, part).content !== "none" : one.textContent.trim())

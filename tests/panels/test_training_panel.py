@@ -590,8 +590,6 @@ def test_two_runs_are_compared_by_one_click(live: None) -> None:
     assert (names["run 2"], names["run 3: seed 2"]) == (before["run 2: seed 1"], before["run 3: seed 2"])
     assert len(set(before.values())) == 3
     knob(panel, "run").index = 0
-    knob(panel, "compare").value = False
-    knob(panel, "compare").value = True
     assert "run 3 / run 1" in table([panel.runs[0], panel.runs[2]])
     # Of a run that is further on, what it was after as many epochs.
     ahead = panel.runs[0].history
