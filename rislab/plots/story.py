@@ -15,7 +15,6 @@ from rislab.plots.style import (
     COUNTER_STYLES,
     GREEN,
     GREY,
-    LEGEND_ABOVE,
     LEGEND_BELOW,
     PURPLE,
     VERMILLION,
@@ -127,7 +126,7 @@ def fix_scores(fixes: Sequence[Fix]) -> go.Figure:
     figure.update_xaxes(title_text="at the end of the replay (NMSE or loss, dimensionless)", rangemode="tozero")
     ticks = {"tickvals": [*range(len(rows))], "ticktext": rows, "range": [len(rows) - 0.4, -0.6], "showgrid": False}
     figure.update_yaxes(**ticks)
-    return figure.update_layout(height=156 + 34 * len(rows), margin_t=90, legend=LEGEND_ABOVE)
+    return figure.update_layout(height=160 + 34 * len(rows), margin_b=90, legend=LEGEND_BELOW)
 
 
 def replay_figure(replay: Replay) -> go.Figure:

@@ -108,8 +108,8 @@ def template(theme: str = "light") -> go.layout.Template:
         "shapedefaults": {"line": {"color": line, "width": 1}},
         # plotly.js paints the pressed button in this colour in every theme, so the text on it must stay dark.
         "updatemenudefaults": {"bgcolor": PRESSED, "bordercolor": line, "font": {**small, "color": INK}},
-        # Buttons that are of no use here would make the row so wide that it covers titles.
-        "modebar": {"remove": ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"]},
+        # Buttons that are of no use here would make the row so wide that it covers titles; the last one would upload.
+        "modebar": {"remove": ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d", "sendChartToCloud"]},
     }
     layout["title"]["pad"] = {"b": 14}
     return go.layout.Template(layout=layout)
