@@ -22,6 +22,10 @@ class InputError(ValueError):
         line = one_line(text)
         super().__init__(line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} … {line[-LONGEST // 2 :]}")
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows: the sentence, which forty lines of source would hide."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 def one_line(text: str) -> str:
     """A text as one line: lines are joined, control characters escaped."""

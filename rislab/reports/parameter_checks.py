@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from rislab.config import Config, choice, integer, number, same, switch, text
 from rislab.data.scene_config import SceneConfig, preset
 from rislab.data.simulation import simulate
-from rislab.errors import InputError, check_fields, check_number
+from rislab.errors import InputError, check_choice, check_fields, check_number
 from rislab.faults.comparison import ComparisonConfig
 from rislab.faults.example_loops import LoopsConfig
 from rislab.faults.story import StoryConfig
@@ -205,3 +205,18 @@ def check_for(name: str) -> Callable[[dict[str, object]], object]:
         return made(**values)
 
     return check
+
+
+def check_variables(name: str, variables: Mapping[str, object]) -> None:
+    """Refuse what a parameter may not be where a notebook is run cell by cell, before anything else runs.
+
+    Args:
+        name: of the notebook, without its number.
+        variables: of the notebook, by name; further ones do not count.
+
+    Raises:
+        InputError: for an unknown notebook, a parameter that is missing, and a value that is not allowed.
+    """
+    check_choice("name", name, PARAMETERS)
+    names = {one.name for one in fields(PARAMETERS[name])}
+    check_for(name)({each: value for each, value in variables.items() if each in names})

@@ -22,6 +22,7 @@ from rislab.checkup.findings import Finding, Findings
 from rislab.checkup.notebook import WATCHING, CellError, load_ipython_extension
 from rislab.checkup.options import OPTIONS
 from rislab.checkup.output.report import CheckupReport
+from rislab.errors import InputError
 from tests.checkup.test_html_table import Cells
 
 SETUP = """
@@ -328,3 +329,15 @@ def test_in_a_kernel_the_table_is_shown_and_nothing_of_the_lab_is_imported() -> 
     assert "Cell In[6], line 14" in later.data["text/html"]
     assert outputs[7][0].text == "Cell In[6], line 14\n"
     assert outputs[8][0].text == "[]\n"
+
+
+def test_refused_input_is_one_sentence_in_a_notebook(
+    shell: InteractiveShell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Forty lines of source stood above it, and below the cell nothing of it was to be seen."""
+    capsys.readouterr()
+    done = run(shell, "from rislab.sanity import OverfitConfig\nOverfitConfig(scenes=3)")
+    shown = capsys.readouterr()
+    assert isinstance(done.error_in_exec, InputError) and f"{shown.out}{shown.err}".strip().splitlines() == [
+        f"InputError: {done.error_in_exec}"
+    ]

@@ -167,3 +167,36 @@ def test_values_come_from_a_file(tmp_path: Path) -> None:
         file.write_text(text)
         with pytest.raises(InputError, match=said):
             notebooks.read_values(path, file)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameter", "value"),
+    [
+        ("start", "epochs", 0),
+        ("overfit", "compare_steps", [3]),
+        ("precision", "windows", 0),
+        ("whodunnit", "batches", 3),
+        ("fault_clinic", "compared", ["nothing of the kind"]),
+        ("music", "draws", 0),
+        ("music", "wavefront", "planar"),
+        ("localise", "test_scenes", "many"),
+        ("your_loop", "epochs", 51),
+        ("tuning", "confirm", 1),
+        ("tuning", "skip_ladder", "no"),
+        ("your_data", "positions", None),
+    ],
+)
+def test_a_notebook_refuses_a_parameter_in_the_first_cell_that_takes_it(
+    name: str, parameter: str, value: object
+) -> None:
+    """Reports and commands did; in JupyterLab a value out of range went as far as it could."""
+    from rislab.errors import InputError
+
+    first, second = [
+        cell.source for cell in notebooks.read_notebook(notebooks.find_notebook(name)).cells if cell.cell_type == "code"
+    ][:2]
+    variables: dict[str, object] = {}
+    exec(first, variables)
+    variables[parameter] = value
+    with pytest.raises(InputError, match=f"^{parameter} (is|holds) "):
+        exec(second, variables)
