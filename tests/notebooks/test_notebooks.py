@@ -176,7 +176,7 @@ def test_values_come_from_a_file(tmp_path: Path) -> None:
         ("overfit", "compare_steps", [3]),
         ("precision", "windows", 0),
         ("whodunnit", "batches", 3),
-        ("fault_clinic", "compared", ["nothing of the kind"]),
+        ("fault_clinic", "epochs", 51),
         ("music", "draws", 0),
         ("music", "wavefront", "planar"),
         ("localise", "test_scenes", "many"),
