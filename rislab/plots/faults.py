@@ -146,7 +146,9 @@ def check_table(report: FaultReport) -> go.Figure:
     counts = [f"{sum(not pair[place].holds for pair in pairs)} red {NAMES[place]}" for place in (0, 1)]
     title = f"{report.fault.name}: of {len(pairs)} checks {', '.join(counts)}"
     figure = go.Figure(heat, layout={"yaxis": {"autorange": "reversed"}, "xaxis": {"side": "top"}})
-    return _finished(figure, title, 110 + 22 * len(pairs)).update_layout(margin={"b": 16, "l": 300})
+    _finished(figure, title, 110 + 22 * len(pairs)).update_layout(margin={"b": 16, "l": 300})
+    # Over the charts alone it would be cut on the right, under the buttons.
+    return figure.update_layout(title={"xref": "container", "x": 0.01})
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,7 @@ def _named(snapshot: Snapshot | None) -> str:
 
 def _layout(history: MapHistory, snapshot: Snapshot | None) -> dict[str, Any]:
     ends = map_ends(history.grid)
-    across, maps, curve = ([0.0, 0.45], [0.5, 0.95]), [0.46, 1.0], [0.0, 0.24]
+    across, maps, curve = ([0.0, 0.445], [0.505, 0.95]), [0.46, 1.0], [0.0, 0.24]
     titles = ((across[0], maps, _named(snapshot)), (across[1], maps, f"true covariance; both MUSIC, {_where(history)}"))
     still = {"showgrid": False, **style.UNMEASURED}
     known = history.snapshots()

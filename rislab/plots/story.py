@@ -149,9 +149,9 @@ def replay_figure_dict(replay: Replay | None, title: str = "") -> dict[str, Any]
         "margin": {"t": 40, "b": 84, "l": 64, "r": 12},
         "legend": {**LEGEND_BELOW, "font": {"size": 12}},
         "bargap": 0.25,
-        "xaxis": {"domain": [0.0, 0.54], "anchor": "y", "title": {"text": "epoch", "standoff": 2}, "dtick": every},
+        "xaxis": {"domain": [0.0, 0.5], "anchor": "y", "title": {"text": "epoch", "standoff": 2}, "dtick": every},
         "yaxis": {"anchor": "x", "title": {"text": "loss, NMSE"}, "rangemode": "tozero"},
-        "xaxis2": {"domain": [0.62, 1.0], "anchor": "y2", "tickangle": 0, "tickfont": {"size": 11}},
+        "xaxis2": {"domain": [0.57, 1.0], "anchor": "y2", "tickangle": 0, "tickfont": {"size": 11}},
         "yaxis2": {"anchor": "x2", "title": {"text": "events in epoch 1"}, "rangemode": "tozero"},
     }
     return {"data": [] if replay is None else [*_curves(replay), *_first_epoch(replay.first_epoch)], "layout": layout}

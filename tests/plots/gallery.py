@@ -112,7 +112,7 @@ def _of_faults() -> Figures:
     yield "signals", faults.signals(compared)
     yield "weight_grids", faults.weight_grids(compared)
     yield "overview", faults.overview(compared)
-    unseen = comparison.fault_report(catalogue.find_fault("conjugated in the generator"))
+    unseen = comparison.fault_report(catalogue.find_fault("conjugated steering"))
     yield "check_table", faults.check_table(unseen)
     small = StoryConfig(epochs=3, repair_epochs=3)
     fallen, correct = replay(small, "stage two"), replay(small)
