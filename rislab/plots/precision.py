@@ -249,10 +249,11 @@ def window_curves_dict(cell: PrecisionCell, reference: PrecisionCell | None) -> 
 def _curve_layout(cell: PrecisionCell, hidden: int) -> dict[str, Any]:
     skipped = f"; ✕: {cell.skipped} skipped" if cell.skipped else ""
     note = f"{skipped}; {hidden} errors that are 0 or not finite are not drawn" if hidden else skipped
-    title = f"{_where(cell)}, window by window (thin dashes: alarm{note})"
+    title = f"{_where(cell)} (thin dashes: alarm{note})"
     layout: dict[str, Any] = {
         "title": {"text": title, "font": {"size": 14}, "pad": {"b": 22}},
         "height": CURVES_HEIGHT,
+        "meta": {"least": 640},  # as of the table
         "autosize": True,
         "margin": {"t": 58, "b": 72, "l": 56, "r": 12},
         "legend": {**style.LEGEND_BELOW, "font": {"size": 11}},

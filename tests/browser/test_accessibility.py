@@ -145,6 +145,19 @@ def test_a_plain_figure_is_dark_when_the_output_of_the_panel_is_cleared(browser:
         }"""
     )
     assert f"fill='%23{PAGES['dark']['text'][1:]}'" in arrow
+    # A figure that needs more width than its cell has is drawn anew, and scrolls: its numbers lay upon each other.
+    wide = view.evaluate(
+        """async () => {
+          document.body.insertAdjacentHTML("beforeend", "<p style='width: 500px'></p>");
+          const cell = document.body.lastChild, plot = document.createElement("div");
+          plot.className = "jp-RenderedPlotly js-plotly-plot";
+          plot.layout = { meta: { least: 780 } };
+          cell.append(plot);
+          const drawn = new Promise((done) => { globalThis.rislabPlotly = { Plots: { resize: done } }; });
+          return [(await drawn).clientWidth, cell.clientWidth, cell.scrollWidth, getComputedStyle(cell).overflowX];
+        }"""
+    )
+    assert wide == [780, 500, 780, "auto"]
     view.close()
 
 

@@ -16,6 +16,15 @@
   document.addEventListener("load", ({ target }) => draw(target), true);
   // A picture that was loaded before its cell came into the page is heard by nobody.
   setInterval(drawAll, 500);
+  // A plain figure that needs more width than its cell has scrolls there, as the live ones do (plot.js).
+  setInterval(() => {
+    for (const plot of document.querySelectorAll(".jp-RenderedPlotly.js-plotly-plot:not([style*=min-width])")) {
+      if (!plot.layout?.meta?.least) continue;
+      plot.style.minWidth = `${plot.layout.meta.least}px`;
+      plot.parentNode.style.overflowX = "auto";
+      globalThis.rislabPlotly?.Plots.resize(plot);
+    }
+  }, 500);
   new MutationObserver(drawAll).observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light"] });
   drawAll();
 }
