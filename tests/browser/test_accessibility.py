@@ -152,6 +152,7 @@ def test_a_plain_figure_is_dark_when_the_output_of_the_panel_is_cleared(browser:
           const cell = document.body.lastChild, plot = document.createElement("div");
           plot.className = "jp-RenderedPlotly js-plotly-plot";
           plot.layout = { meta: { least: 780 } };
+          plot.textContent = "drawn";
           cell.append(plot);
           const drawn = new Promise((done) => { globalThis.rislabPlotly = { Plots: { resize: done } }; });
           return [(await drawn).clientWidth, cell.clientWidth, cell.scrollWidth, getComputedStyle(cell).overflowX];
