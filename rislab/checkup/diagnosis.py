@@ -48,8 +48,10 @@ from rislab.checkup.observers.shared_buffers import SharedBuffers
 from rislab.checkup.observers.split_leakage import SplitLeakage
 from rislab.checkup.observers.state_loading import OwnWeights
 from rislab.checkup.observers.step_count import StepCount
+from rislab.checkup.observers.swallowed_terms import SwallowedTerms
 from rislab.checkup.observers.term_scales import SumsBesideMeans
 from rislab.checkup.observers.token_targets import TokenTargets
+from rislab.checkup.observers.unread_answers import UnreadAnswers
 from rislab.checkup.observers.unregistered import UnregisteredTensors
 from rislab.checkup.observers.unused_losses import DroppedLosses
 from rislab.checkup.probes.final_probes import FinalProbes
@@ -86,6 +88,7 @@ OF_FIRST_BACKWARDS: tuple[type[Observer], ...] = (
     GraphPatterns,
     AllPairs,
     ConstantTerms,
+    SwallowedTerms,
     DrawnSamples,
     LoweredEntropies,
     SumsBesideMeans,
@@ -154,6 +157,7 @@ def standard_observers() -> list[Observer]:
         AllPairs(),
         Activations(steps),
         ConstantTerms(),
+        SwallowedTerms(),
         NetworkModes(steps),
         RepeatedSeeds(),
         ClassesOfBatches(),
@@ -167,6 +171,7 @@ def standard_observers() -> list[Observer]:
         DroppedLosses(),
         PrintedLosses(loaders, steps),
         PrintedEvaluations(loaders, steps),
+        UnreadAnswers(steps),
         SavedNetworks(steps),
         PlateauModes(),
         EarlyTicks(),

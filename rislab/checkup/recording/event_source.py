@@ -103,7 +103,7 @@ class EventSource:
         for event, functions in {"on_sum": SUMS, "on_comparison": COMPARISONS}.items():
             losses += functions if losses and self.listeners.take(event) else ()
         others = self.listeners.take("on_result") or self.listeners.take("on_call")
-        self._losses = LossInterceptor(losses, self._on_loss, self._on_other if others else None)
+        self._losses = LossInterceptor(losses, self._on_loss, self._on_other if others else None, self._on_followed)
         self._loss, self._on_call = loss, on_call
         self._module = loss if isinstance(loss, nn.Module) else None
         calls = ForwardInterceptor(
@@ -205,7 +205,7 @@ class EventSource:
             if left > 0:
                 self._notify("begin_counting", self._end_counting, self._expected.all_came, self._expected.steps)
                 self._expected.each_step = [*self.listeners["count_step"]]
-                self._expected.active = True
+                self._expected.active, self._losses.follows = True, False
 
     # What torch reports.
 
@@ -223,6 +223,9 @@ class EventSource:
             self._end_counting()
         now.begin(module, training, network.looks.wanted((training, torch.is_grad_enabled())))
         self._losses.observes_all, self._losses.skips_attributes = self._losses.begins, False
+        evaluates = not (training and torch.is_grad_enabled())
+        if now.looked_into or not evaluates:
+            self._losses.follows = evaluates and any([one(network.number) for one in self.listeners["follows"]])
         # All that is called of torch passes the mode that observes losses: it is there only where it is wanted.
         if now.looked_into or (self._module is None and network.computes_loss):
             self._losses.resume()
@@ -299,6 +302,11 @@ class EventSource:
         # What a network computes on its way, with a gradient, is no concern, and most of all calls.
         if self._forward.outermost is None or type(call[-1]) is not Tensor or not call[-1].requires_grad:
             self._on_result(*call)
+
+    @_guarded
+    def _on_followed(self, function: Callable[..., Any], args: Any, kwargs: Any, output: Any) -> None:
+        within, name = self._forward.outermost is not None, getattr(function, "__name__", "")
+        self._notify("on_evaluation_call", [*args, *kwargs.values()], name, output, within)
 
     @_guarded
     def _on_result(self, function: Callable[..., Any], args: Any, kwargs: Any, output: Any) -> None:

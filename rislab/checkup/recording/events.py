@@ -90,6 +90,13 @@ class Observer:
     def on_result(self, given: Sequence[Any], output: Any) -> None:
         """Something was computed, in one of the first backwards: a number, or tensors without a gradient, or square."""
 
+    def follows(self, network: int) -> bool:
+        """Whether to be told of all calls in an evaluation by a network, which begins and is looked into, and after."""
+        return False
+
+    def on_evaluation_call(self, given: Sequence[Any], name: str, output: Any, within: bool) -> None:
+        """A function was called in an evaluation that is followed, or after it, within a forward or not."""
+
     def on_backward(self, roots: Roots) -> bool | None:
         """A backward begins."""
 

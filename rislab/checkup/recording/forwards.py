@@ -29,7 +29,7 @@ BETWEEN = 7
 # So many tensors of the arguments are looked at.
 _LOOKED_AT = 4
 # Layers that compute by one fused function in evaluation mode, with other last digits, unless a mode is active.
-_FUSED = (nn.MultiheadAttention, nn.TransformerEncoder, nn.TransformerEncoderLayer)
+FUSED = (nn.MultiheadAttention, nn.TransformerEncoder, nn.TransformerEncoderLayer)
 
 
 @dataclass(eq=False, slots=True)
@@ -171,7 +171,7 @@ class ForwardInterceptor:
                 return original(self, *args, **kwargs)
             if now.looked_into and now.outermost is not None:
                 now.inner.append(self)
-            output, aside = None, interceptor._losses.active and not self.training and isinstance(self, _FUSED)
+            output, aside = None, interceptor._losses.active and not self.training and isinstance(self, FUSED)
             if aside:
                 interceptor._losses.pause()
             try:

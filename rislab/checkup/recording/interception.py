@@ -98,13 +98,14 @@ class LossInterceptor(TorchFunctionMode):
         on_call: called with function, arguments and result of each.
         on_other: the same for all functions, up to one of the first backwards and while `observes_all`; None if they
             are of no concern.
+        on_followed: the same for all functions while `follows`, before the others.
     """
 
     def __init__(
-        self, functions: tuple[Callable[..., Any], ...], on_call: OnCall, on_other: OnCall | None = None
+        self, functions: tuple[Callable[..., Any], ...], on_call: OnCall, on_other: OnCall | None, on_followed: OnCall
     ) -> None:
         super().__init__()
-        self._on_other = on_other
+        self._on_other, self._on_followed = on_other, on_followed
         # By identity: a function of somebody else may have no hash.
         self._functions, self._on_call = {id(function) for function in functions}, on_call
         self._sums = self._functions & set(map(id, SUMS))
@@ -112,6 +113,7 @@ class LossInterceptor(TorchFunctionMode):
         self._backwards = 0
         self.begins = True  # whether it is one of the first backwards
         self.observes_all, self.skips_attributes = True, False  # of functions: whether the others are reported
+        self.follows = False  # whether all calls are reported to `on_followed`, as those of an evaluation
         self._thread: int | None = None  # that entered; each thread has modes of its own
         self._paused = False
         self.active = False  # whether it stands among the modes of its thread
@@ -175,7 +177,7 @@ class LossInterceptor(TorchFunctionMode):
             handle_torch_function(self.outside, (), work, *args)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if self.skips_attributes and type(func) is MethodWrapperType:
+        if type(func) is MethodWrapperType and self.skips_attributes and not self.follows:
             return func(*args, **(kwargs or {}))
         named, reported = kwargs or {}, id(func) in self._functions
         if not reported:
@@ -191,7 +193,9 @@ class LossInterceptor(TorchFunctionMode):
             reported = id(func) in self._functions
         output = func(*args, **named)
         # torch.compile traces through this very function, which must not do more than this then.
-        if (reported or self.observes_all) and not is_compiling():
+        if not is_compiling() and (reported or self.observes_all or self.follows):
+            if self.follows:
+                self._on_followed(func, args, named, output)
             if self.observes_all and self._on_other is not None:
                 self._on_other(func, args, named, output)
             if reported:

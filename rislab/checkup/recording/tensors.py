@@ -130,6 +130,10 @@ class MarkedTensors:
         reference, what = self._marks.get(id(value), (None, None))
         return what if reference is not None and reference() is value else None
 
+    def references(self, what: Any) -> list[weakref.ReferenceType[Tensor]]:
+        """References to the tensors with a mark that are alive."""
+        return [one for one, mark in self._marks.values() if mark is what and one() is not None]
+
     def clear(self) -> None:
         """Forget all."""
         self._marks.clear()
