@@ -72,11 +72,11 @@ class SwallowedTerms(Observer):
             return
         where = caller()[0]
         if (made or number) and not (_handles(made) and not _handles(where)):
-            made = self._kept_from_before()
+            made = self._attempt_in_vain()
         if made or (where in self._places and where not in self._now):
             self._now[where] = made, nodes
 
-    def _kept_from_before(self) -> str:
+    def _attempt_in_vain(self) -> str:
         """The try that was to give a variable of the line that is running its value, where that is a 0 from elsewhere.
 
         "" if there is none. A 0 that is written in a file is an object of it, which no other file gives; a tensor was
@@ -122,13 +122,13 @@ class SwallowedTerms(Observer):
 
 def _terms_behind(root: Node) -> set[Node]:
     """The nodes of what a loss is a weighed sum or a mean of."""
-    waiting, seen = [root], {root}
-    while waiting and len(seen) < NODES:
+    waiting, visited = [root], {root}
+    while waiting and len(visited) < NODES:
         node = waiting.pop()
-        new = {*sources_of(node)} - seen if node.name().startswith(LINEAR) else set()
-        seen |= new
+        new = {*sources_of(node)} - visited if node.name().startswith(LINEAR) else set()
+        visited |= new
         waiting += new
-    return seen
+    return visited
 
 
 @functools.lru_cache(maxsize=1024)

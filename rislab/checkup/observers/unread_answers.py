@@ -137,8 +137,8 @@ class UnreadAnswers(Observer):
         if forward is None:
             self._compare(call.inputs, type(call.module).__name__)
             return
-        seen = forward.given and not forward.taken and call.inner and not any(map(_is_opaque, call.inner))
-        if not seen or len(self._waiting) >= HELD:
+        observed = forward.given and not forward.taken and call.inner and not any(map(_is_opaque, call.inner))
+        if not observed or len(self._waiting) >= HELD:
             return
         forward.samples, forward.steps = max(1, call.samples), self._steps.total
         for value in tensors_of(call.output):
