@@ -74,7 +74,8 @@ class TuningPanel(Panel[SearchProgress]):
     def headline(self) -> str:
         """What is being done, how far it is, and how long it will take."""
         now = self.progress
-        doing = "stopping after the step in progress" if self.activity == "stopping" else self.state
+        part = "check" if now is not None and now.stage == "ladder" else "step"
+        doing = f"stopping after the {part} in progress" if self.activity == "stopping" else self.state
         if now is None:
             return f"{doing}, opening the study"
         if now.stage == "ladder" and now.ladder.get("skipped"):

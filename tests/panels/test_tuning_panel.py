@@ -132,6 +132,8 @@ def test_a_search_says_that_it_is_stopping_until_the_step_in_progress_is_done(
         time.sleep(0.01)
     assert words(headline) == "stopping after the step in progress, searching: 0 of 4 trials, 1 running"
     assert stop.disabled and go_on.disabled
+    panel.progress = SearchProgress("ladder", {"checks": []})
+    assert panel.headline().startswith("stopping after the check in progress, climbing the overfit ladder")
     read.set()
     asyncio.run(awaited(panel))
     assert words(headline) == "stopped, searching: 0 of 4 trials"
