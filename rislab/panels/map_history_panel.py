@@ -79,8 +79,11 @@ class MapHistoryPanel(RequestPanel[None, Snapshot | None]):
 
         slider = labelled(widgets.IntSlider, "map of", "470px", min=0, max=0, readout=False)
         play = widgets.Play(min=0, max=0, interval=500, show_repeat=False)
-        label = widgets.Label(layout={"width": "150px"})
-        newest = widgets.Checkbox(description="follow the newest", value=True, indent=False, layout={"width": "160px"})
+        # Where there is little room it is the slider that gets shorter, and no text.
+        label = widgets.Label(layout={"width": "180px", "flex": "0 0 auto"})
+        newest = widgets.Checkbox(
+            description="follow the newest", value=True, indent=False, layout={"width": "160px", "flex": "0 0 auto"}
+        )
         # Linked in the page: Play moves the slider without the kernel, and the slider tells the kernel.
         widgets.jslink((play, "value"), (slider, "value"))
         plot = self.plot(snapshot_figure_dict(self.history, self.shown))
