@@ -15,6 +15,9 @@ from docs.site import gallery, reference
 from docs.site.markdown import heading_of, to_html
 from docs.site.page import SECTIONS, Page, text_of
 from rislab import files
+from rislab.checkup.findings import UNJUDGED
+from rislab.checkup.rule import Rule
+from rislab.checkup.rules import RULES
 from rislab.reports import html_export, notebooks, rule_pages
 
 DOCS = Path(__file__).resolve().parents[1]
@@ -35,7 +38,8 @@ def build(out: Path, *, write_rules: Callable[[Path], Path] = rule_pages.write_r
     for page in (*pages, first_page(pages)):
         files.replace(out / page.path, page.html(pages).encode())
     assets = out / "assets"
-    for path in [*STATIC.iterdir(), html_export.STATIC / "figures.js", DOCS / "conventions.svg"]:
+    pictures = [DOCS / "conventions.svg", DOCS.parent / "reports" / "overview.png"]
+    for path in [*STATIC.iterdir(), html_export.STATIC / "figures.js", *pictures]:
         files.replace(assets / path.name, path.read_bytes())
     from plotly.offline import get_plotlyjs
 
@@ -59,6 +63,8 @@ def tutorials() -> list[Page]:
             body, style = inner(page.read_text(encoding="utf-8"))
         body = body.replace("../docs/conventions.md", "../explanation/conventions.html")
         body = re.sub(r'href="(\w+)\.ipynb', r'href="\1.html', body)
+        if source == path:
+            body = body.replace("<details><summary>code", "<details open><summary>code")
         made.append(Page(f"tutorials/{path.stem}.html", heading_of(body) or path.stem, "tutorials", body, style))
     return made
 
@@ -92,14 +98,18 @@ def rules(out: Path, write_rules: Callable[[Path], Path]) -> list[Page]:
     """A page for each rule of the checkup, in the frame of the site."""
     folder = out / "rules"
     shutil.rmtree(folder, ignore_errors=True)
-    index = write_rules(folder)
+    write_rules(folder)
     made = []
-    for path in [index, *sorted(folder.glob("*.html"))]:
-        if path == index and made:
-            continue
-        body, style = inner(path.read_text(encoding="utf-8"))
-        made.append(Page(f"rules/{path.name}", heading_of(body), "rules", body, style, listed=path == index))
+    for name in ("index", *RULES):
+        body, style = inner((folder / f"{name}.html").read_text(encoding="utf-8"))
+        found = findings_of(RULES[name]) if name in RULES else {}
+        made.append(Page(f"rules/{name}.html", heading_of(body), "rules", body, style, found, listed=name == "index"))
     return made
+
+
+def findings_of(rule: Rule) -> dict[str, str]:
+    """What a rule may find, each with its fix."""
+    return {name: f"{rule.code}: {fix}" for name, fix in rule.fixes.items() if name != UNJUDGED}
 
 
 def inner(html: str) -> tuple[str, str]:
@@ -112,8 +122,10 @@ def inner(html: str) -> tuple[str, str]:
 
 
 def first_page(pages: list[Page]) -> Page:
-    """Where a reader begins: the kinds of pages, each with its list."""
-    parts = ["<h1>rislab</h1>", "<p>Is this training loop telling the truth?</p>", '<div class="kinds">']
+    """Where a reader begins: the first screen of the README, then the kinds of pages, each with its list."""
+    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    blocks = [match.end() for match in re.finditer(r"^```.*?^```\n", readme, re.S | re.M)]
+    parts = [to_html(readme[: blocks[1]], "index.html"), '<div class="kinds">']
     for section, (title, what) in SECTIONS.items():
         links = [
             f'<li><a href="{page.path}">{page.title}</a></li>'
@@ -129,7 +141,8 @@ def search_index(pages: list[Page]) -> list[list[str]]:
     rows = []
     for page in pages:
         rows.append([page.path, page.title, SECTIONS[page.section][0], text_of(page.body)[:INDEXED]])
-        rows += [[f"{page.path}#{name}", name, SECTIONS[page.section][0], text] for name, text in page.names.items()]
+        for name, text in page.names.items():
+            rows.append([f"{page.path}#{name.replace(' ', '-')}", name, SECTIONS[page.section][0], text])
     return rows
 
 

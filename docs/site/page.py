@@ -32,8 +32,8 @@ class Page:
         section: of SECTIONS; "" for the first page.
         body: HTML.
         style: CSS beyond that of all pages.
-        names: what else the search finds on it: id → words.
-        listed: whether the list of its section names it.
+        names: what else the search finds on it: its words by name, of which the id has hyphens for spaces.
+        listed: whether the first page names it.
     """
 
     path: str
@@ -47,7 +47,7 @@ class Page:
     def html(self, pages: Sequence[Page]) -> str:
         """The page as a file."""
         up = "../" * self.path.count("/")
-        beside = [page for page in pages if page.section == self.section and page.listed]
+        beside = [page for page in pages if page.section == self.section]
         values = {"page": self, "up": up, "sections": SECTIONS, "firsts": _firsts(pages), "beside": beside}
         return str(_template().render(**values, css=html_export.static_text("page.css"))) + "\n"
 

@@ -94,12 +94,37 @@ def signature_of(name: str, thing: Any) -> str:
         signature = inspect.signature(thing)
     except (TypeError, ValueError):
         return name
-    text = re.sub(r"'([^']*)'", r"\1", re.sub(r"<factory>|<function .*?>", "…", str(signature)))
-    if len(name) + len(text) <= 92:
-        return name + text
-    arguments = [re.sub(r"<factory>|<function .*?>", "…", str(each)) for each in signature.parameters.values()]
-    last = "" if signature.return_annotation is inspect.Signature.empty else f" -> {signature.return_annotation}"
-    return "\n".join([f"{name}(", *(f"    {each}," for each in arguments), f"){last}"]).replace("'", "")
+    arguments = [each.replace(annotation=_unquoted(each.annotation)) for each in signature.parameters.values()]
+    # What a call of a class gives is told by its name.
+    answer = inspect.Signature.empty if inspect.isclass(thing) else _unquoted(signature.return_annotation)
+    signature = signature.replace(parameters=arguments, return_annotation=answer)
+    text = name + _without_addresses(str(signature))
+    if len(text) <= 92:
+        return text
+    lines = [f"    {_without_addresses(str(each))}," for each in arguments]
+    named = next((place for place, each in enumerate(arguments) if each.kind is each.KEYWORD_ONLY), len(lines))
+    if named < len(lines) and not any(each.kind is each.VAR_POSITIONAL for each in arguments):
+        lines.insert(named, "    *,")
+    last = "" if answer is inspect.Signature.empty else f" -> {answer}"
+    return "\n".join([f"{name}(", *lines, f"){last}"])
+
+
+class _Unquoted(str):
+    """A text that stands in a signature as it is."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _unquoted(annotation: Any) -> Any:
+    """An annotation, which is a text where annotations are not evaluated."""
+    return _Unquoted(annotation) if isinstance(annotation, str) else annotation
+
+
+def _without_addresses(text: str) -> str:
+    return re.sub(r"<factory>|<function \S+ at \w+>", "...", text)
 
 
 def docstring_html(text: str) -> str:

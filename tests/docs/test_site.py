@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import importlib
 import inspect
+import re
 import shutil
+import types
 from pathlib import Path
 
 import pytest
@@ -22,8 +25,9 @@ WITH_EXAMPLES = [place for place in PLACES if (reference.EXAMPLES / f"{place}.md
 
 def small_rules(folder: Path) -> Path:
     folder.mkdir(parents=True)
-    for code in RULES:
-        (folder / f"{code}.html").write_text(html_export.html_page(code, "<h1>a rule</h1>"))
+    for code, rule in RULES.items():
+        found = "".join(f'<p id="{name.replace(" ", "-")}">{name}</p>' for name in rule.fixes)
+        (folder / f"{code}.html").write_text(html_export.html_page(code, f"<h1>a rule</h1>{found}"))
     links = "".join(f'<a href="{code}.html">{code}</a>' for code in RULES)
     (folder / "index.html").write_text(html_export.html_page("rules", f"<h1>Rules</h1>{links}"))
     return folder / "index.html"
@@ -56,6 +60,11 @@ def test_a_broken_link_is_named(wrong: str, tmp_path: Path) -> None:
     assert len(build.broken_links(tmp_path)) == 1
 
 
+def test_the_first_page_shows_the_first_screen_of_the_readme(site: Path) -> None:
+    first = (site / "index.html").read_text()
+    assert "rislab checkup train.py" in first and 'src="assets/overview.png"' in first and "Three ways in" in first
+
+
 def test_every_kind_of_page_is_there(site: Path) -> None:
     for section in SECTIONS:
         assert len(list((site / section).glob("*.html"))) >= 2
@@ -63,6 +72,24 @@ def test_every_kind_of_page_is_there(site: Path) -> None:
     assert {path.stem for path in (build.ROOT / "notebooks").glob("*.ipynb")} == {
         path.stem for path in (site / "tutorials").glob("*.html")
     }
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_every_signature_is_python_with_the_arguments_and_defaults_of_the_name(place: str) -> None:
+    package = rislab if place == "rislab" else importlib.import_module(f"rislab.{place}")
+    for name, thing in reference.public_names(package).items():
+        if not callable(thing) or isinstance(thing, types.UnionType):
+            continue
+        (written,) = ast.parse(f"def {reference.signature_of(name, thing)}: ...").body
+        assert isinstance(written, ast.FunctionDef)
+        arguments = inspect.signature(thing).parameters.values()
+        named = [one.name for one in arguments if one.kind is one.KEYWORD_ONLY]
+        assert [one.arg for one in written.args.kwonlyargs] == named
+        given = [*written.args.defaults, *(one for one in written.args.kw_defaults if one is not None)]
+        texts = [ast.literal_eval(one) for one in given if isinstance(one, ast.Constant)]
+        assert [one for one in texts if isinstance(one, str)] == [
+            one.default for one in arguments if isinstance(one.default, str)
+        ]
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -101,8 +128,10 @@ def test_arguments_results_and_errors_become_tables() -> None:
 
 def test_the_search_knows_pages_and_names(site: Path) -> None:
     index = (site / "assets" / "index.js").read_text()
-    for words in ("reference/music.html#music_spectrum", "howto/01_check_my_loop.html", "rules/C1.html"):
+    for words in ("howto/01_check_my_loop.html", "rules/C1.html", "rules/C1.html#never-divided"):
         assert words in index
+    for address, name in re.findall(r'\["([^"#]*)#([^"]*)"', index):
+        assert f'id="{name}"' in (site / address).read_text(), name
     page = Page("a/b.html", "A", "howto", "<p>plain <b>words</b></p><script>not these</script>")
     assert build.search_index([page]) == [["a/b.html", "A", "How to", "plain words"]]
     assert text_of("a &lt; b") == "a < b"
@@ -131,6 +160,9 @@ def test_from_disk_the_search_answers_and_no_page_is_wider_than_a_telephone(site
           return texts.flatMap((text) => text.split(/\\s+/)).filter((word) => !words.has(word));
         }"""
         assert page.locator("#results small").count() > 3 and page.evaluate(broken) == []
+        page.locator("#search").fill("")
+        page.keyboard.type("never divided")
+        assert page.locator("#results a").first.get_attribute("href") == "../rules/C1.html#never-divided"
         page.locator("#search").fill("")
         page.keyboard.type("bartlett_spec")
         page.keyboard.press("Enter")
