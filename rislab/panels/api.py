@@ -6,6 +6,7 @@ nor loses an exception. Without widgets (RISLAB_LIVE=0, as in reports, or no any
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import os
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from rislab.config import Config
-from rislab.errors import InputError
+from rislab.errors import InputError, error_text
 from rislab.faults.quiz import COUNT, SEED
 from rislab.panels.page import page_folder
 from rislab.panels.plain_figures import show_figures_at_once
@@ -271,6 +272,15 @@ def is_live() -> bool:
 
 
 def widgets() -> str:
-    """Whether live panels can render here, and if not, which package is missing."""
-    missing = [name for name in ("ipywidgets", "anywidget", "plotly") if importlib.util.find_spec(name) is None]
-    return f"no: {', '.join(missing)} not installed; figures are static" if missing else "yes"
+    """Whether live panels can render here, and if not, which package is missing, or cannot be imported."""
+    names = ("ipywidgets", "anywidget", "plotly")
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        return f"no: {', '.join(missing)} not installed; figures are static"
+    for name in names:
+        try:
+            importlib.import_module(name)
+        # Of a package that does not fit the others anything may come.
+        except Exception as error:
+            return f"no: {name} cannot be imported ({type(error).__name__}: {error_text(error)}); figures are static"
+    return "yes"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +27,18 @@ def test_a_missing_package_is_named_and_panels_are_static(
     monkeypatch.setattr(importlib.util, "find_spec", find_spec)
     assert not panels.is_live()
     assert f"{missing} not installed; figures are static" in capsys.readouterr().out
+
+
+def test_a_package_that_cannot_be_imported_is_named_and_panels_are_static(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "anywidget.py").write_text("raise AttributeError('traitlets is too old')")
+    monkeypatch.delenv("RISLAB_LIVE", raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "anywidget", raising=False)
+    assert not panels.is_live()
+    printed = capsys.readouterr().out
+    assert "anywidget cannot be imported (AttributeError: traitlets is too old); figures are static" in printed
 
 
 @pytest.mark.slow
