@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+import textwrap
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,10 @@ FAULT = "backward after the batch loop"
 PAGE = Path(__file__).resolve().parent.parent / "reports" / "overview.png"
 STYLE = """
 main { max-width: none; margin: 0; padding: 14px 18px 4px }
-h2 { font-size: 17px; max-width: none; margin: 0 0 4px; padding: 0; border: 0 }
-.pair { display: grid; grid-template-columns: 1fr 1fr; gap: 0 22px }
-pre { font-size: 12px; margin: 0; overflow: hidden }
+h2 { font-size: 17px; max-width: none; margin: 6px 0 4px; padding: 0; border: 0 }
+.pair { display: grid; grid-template-columns: minmax(0, 9fr) minmax(0, 11fr); gap: 0 22px }
+pre { font-size: 13px; margin: 0; white-space: pre-wrap }
+pre .old { color: var(--bad) } pre .new { font-weight: bold }
 figure.plot { margin: 0 }
 """
 
@@ -39,7 +41,7 @@ def plain(figure: Any, height: int) -> str:
 def curves(case: comparison.OptimiserRun) -> go.Figure:
     """What both loops report, and how they do on scenes that they have not seen."""
     figure = go.Figure()
-    for pen, seen in zip(trace_styles(["correct loop", "one line moved"]), (case.correct, case.faulty), strict=True):
+    for pen, seen in zip(trace_styles(["correct loop", "two lines moved"]), (case.correct, case.faulty), strict=True):
         for name, mode, dash, symbol in (("train", "lines", "solid", ""), ("val", "lines+markers", "dash", "-open")):
             values = [end.train if name == "train" else end.validation for end in seen.epoch_records]
             figure.add_scatter(
@@ -64,6 +66,18 @@ def maps_of_a_scene() -> Any:
     return spectrum_plots.beam_maps(views, grid.azimuth, grid.elevation, sources=rings)
 
 
+def lines_of(diff: str) -> str:
+    """A diff as HTML, without the indent that all of its lines share."""
+    head, lines = diff.splitlines()[:2], diff.splitlines()[3:]
+    texts = textwrap.dedent("\n".join(line[1:] for line in lines)).splitlines()
+    kinds = {"-": "old", "+": "new", " ": "same"}
+    rows = [
+        f'<span class="{kinds[line[0]]}">{line[0]} {escape(text)}</span>'
+        for line, text in zip(lines, texts, strict=True)
+    ]
+    return "\n".join([*map(escape, head), *rows])
+
+
 def body() -> str:
     fault = catalogue.find_fault(FAULT)
     study = list(comparison.ComparisonCache().reports(fault, ["adam"], epochs=8))[-1]
@@ -74,7 +88,7 @@ def body() -> str:
         f'<div class="pair"><div><h2>A loop that reports {case.faulty.epoch_records[-1].train:.2f} …</h2>'
         f"{plain(curves(case), 350)}</div>"
         f"<div><h2>… what was moved in it, and what the checkup says</h2>"
-        f"<pre>{escape(fault.diff())}</pre><pre>{escape(first)}</pre></div></div>"
+        f"<pre>{lines_of(fault.diff())}</pre><pre>{escape(first)}</pre></div></div>"
         f"<h2>The problem: three radio sources (rings) by way of a surface</h2>{plain(maps_of_a_scene(), 300)}"
     )
 
