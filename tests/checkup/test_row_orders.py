@@ -99,21 +99,38 @@ def test_each_loss_has_the_inputs_of_its_own_forward() -> None:
 
 def mixed_by(kind: str, x: Tensor, y: Tensor, model: nn.Module) -> Tensor:
     """The loss of samples that are mixed in pairs."""
-    share, order, other = 0.3, torch.randperm(len(x)), torch.randperm(len(x))
+    order, other = torch.randperm(len(x)), torch.randperm(len(x))
+    share = 0.2 + 0.6 * torch.rand(len(x), 1) if "shares" in kind else 0.3
+    x = x.clone() if "gone" in kind else x  # what was mixed is gone when the network answers
     y = y[order] if kind == "labels kept" else y
     x = x[order] if kind == "labels kept" else x
-    answer = model(share * x + (1 - share) * x[other if kind == "labels kept" else order, :])
+    mixed = share * x + (1 - share) * x[other if kind == "labels kept" else order, :]
+    del x
+    answer = model(mixed)
     if kind == "labels kept":
         return functional.cross_entropy(answer, y)
     places = order if "one order" in kind else other
-    if "soft" in kind:
+    if "soft" in kind or "shares" in kind:
         targets = functional.one_hot(y, 2).float()
         return functional.cross_entropy(answer, share * targets + (1 - share) * targets[places])
     losses = functional.cross_entropy(answer, y), functional.cross_entropy(answer, y[places])
     return share * losses[0] + (1 - share) * losses[1]
 
 
-@pytest.mark.parametrize("kind", ["one order", "two orders", "one order, soft", "two orders, soft", "labels kept"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "one order",
+        "two orders",
+        "one order, soft",
+        "two orders, soft",
+        "one order, shares of each",
+        "two orders, shares of each",
+        "one order, soft, gone",
+        "two orders, soft, gone",
+        "labels kept",
+    ],
+)
 def test_targets_of_mixed_samples_are_those_that_were_mixed(kind: str) -> None:
     torch.manual_seed(0)
     x, model = torch.randn(COUNT, 4), nn.Linear(4, 2)

@@ -15,13 +15,14 @@ from rislab.checkup.findings import Finding, as_fault
 from rislab.checkup.observers.loss_arguments import loss_arguments
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import ForwardEvent, LossEvent, Observer
-from rislab.checkup.recording.tensors import tensors_of
+from rislab.checkup.recording.tensors import has_numbers, tensors_of
 from rislab.checkup.rules import Code
 
 # Rows that tell anything, and the most of a source; results and forwards that are held; losses that must agree.
 ROWS, MOST, HELD, FORWARDS, AGREEING = 8, 200_000, 32, 4, 3
-# Orders of whole batches that are held; by what rows may be off from a mean of two, relative to their distance.
-ORDERS, ROUNDING = 8, 1e-4
+# Orders of whole batches that are held, and numbers of each of their rows; by what rows may be off from a mean of two,
+# relative to their distance.
+ORDERS, NUMBERS, ROUNDING = 8, 64, 1e-4
 
 
 @dataclass(eq=False)
@@ -41,16 +42,34 @@ class _Taken:
         order = self.places.as_strided((count,), (1,), 0)
         return order if torch.equal(order.sort().values, torch.arange(count, device=order.device)) else None
 
+
+class _Order:
+    """An order of a whole batch, with a few numbers of its first rows, which may be gone when they are mixed."""
+
+    def __init__(self, taken: _Taken, source: Tensor) -> None:
+        self.taken, self.shape = taken, source.shape
+        self._first, self._second = _few_of(source[:ROWS]), _few_of(source[taken.places[:ROWS]])  # [R, numbers]
+
     def is_mixed_into(self, value: Tensor) -> bool:
-        """Whether a tensor is a weighted mean of the source and of its rows in this order."""
-        source = self.source()
-        if source is None or source.shape != value.shape or not source.is_floating_point():
+        """Whether each row of a tensor is a weighted mean of that of the source and of that in this order."""
+        if self.shape != value.shape or not value.is_floating_point() or not self._first.is_floating_point():
             return False
-        first, second = source[:ROWS].flatten(), source[self.places[:ROWS]].flatten()
-        way, gone = (first - second).double(), (value[:ROWS].flatten() - second).double()
-        square = float(way @ way)
-        share = float(gone @ way) / square if square else 0.0
-        return 0 < share < 1 and float((gone - share * way).norm()) <= ROUNDING * square**0.5
+        way, gone = self._first - self._second, _few_of(value[:ROWS]).double() - self._second
+        if way.shape[1] == 1:
+            # A row of one number is a mean of any two others: one share has to fit all.
+            way, gone = way.T, gone.T
+        square = way.square().sum(1)
+        shares = (gone * way).sum(1) / square.clamp(min=1e-30)  # [R]
+        near = (gone - shares[:, None] * way).norm(dim=1) <= ROUNDING * square.max().sqrt()
+        between = (shares > ROUNDING) & (shares < 1 - ROUNDING)
+        return bool(near.all() and between.any() and (between | (square == 0)).all())
+
+
+def _few_of(rows: Tensor) -> Tensor:
+    """A few numbers of each row, [R, numbers]."""
+    flat = rows.detach().flatten(1) if rows.dim() > 1 else rows.detach()[:, None]
+    few = flat[:, :: max(1, flat.shape[1] // NUMBERS)][:, :NUMBERS]
+    return few.double() if few.is_floating_point() else few.clone()
 
 
 @dataclass(eq=False)
@@ -68,7 +87,7 @@ class RowOrders(Observer):
 
     def __init__(self) -> None:
         self._taken: list[_Taken] = []
-        self._orders: list[_Taken] = []  # of whole batches
+        self._orders: list[_Order] = []
         self._forwards: list[_Forward] = []
         self._apart: list[str] = []  # where losses were given rows of two orders, or a set put together of them
         self._together = False  # whether rows of one order came
@@ -88,7 +107,8 @@ class RowOrders(Observer):
         fits = places.dtype is torch.int64 and places.dim() == 1 and ROWS <= len(places) == len(output)
         if fits and source.dim() and output.shape[1:] == source.shape[1:] and output.dtype is source.dtype:
             taken = _Taken(weakref.ref(output), places, len(source), weakref.ref(source))
-            self._orders = [*self._orders[1 - ORDERS :], taken] if len(places) == len(source) else self._orders
+            if len(places) == len(source) and has_numbers(source) and has_numbers(places):
+                self._orders = [*self._orders[1 - ORDERS :], _Order(taken, source)]
             self._taken = [*[one for one in self._taken if one.result() is not None][-HELD:], taken]
 
     def _rows_of(self, value: Tensor) -> tuple[Tensor, _Taken] | None:
@@ -116,7 +136,8 @@ class RowOrders(Observer):
         """The order of what was mixed with its own rows, and the tensor is the mean of."""
         if not value.dim() or value.layout is not torch.strided or len(value) < ROWS:
             return None
-        return next(((one.places, one) for one in reversed(self._orders) if one.is_mixed_into(value)), None)
+        order = next((one.taken for one in reversed(self._orders) if one.is_mixed_into(value)), None)
+        return None if order is None else (order.places, order)
 
     def on_forward_end(self, call: ForwardEvent) -> None:
         if not self._taken or not call.training or not call.inputs or not torch.is_grad_enabled():
