@@ -101,12 +101,14 @@ def mixed_by(kind: str, x: Tensor, y: Tensor, model: nn.Module) -> Tensor:
     """The loss of samples that are mixed in pairs."""
     order, other = torch.randperm(len(x)), torch.randperm(len(x))
     share = 0.2 + 0.6 * torch.rand(len(x), 1) if "shares" in kind else 0.3
-    x = x.clone() if "gone" in kind else x  # what was mixed is gone when the network answers
+    x = x.double() if "gone" in kind else x
     y = y[order] if kind == "labels kept" else y
     x = x[order] if kind == "labels kept" else x
-    mixed = share * x + (1 - share) * x[other if kind == "labels kept" else order, :]
-    del x
-    answer = model(mixed)
+    second = (1 - share) * x[other if kind == "labels kept" else order, :]
+    # What was mixed may be gone when the network answers, or be another by then.
+    mixed = x.mul_(share).add_(second) if "gone" in kind else share * x + second
+    del x, second
+    answer = model(mixed.float())
     if kind == "labels kept":
         return functional.cross_entropy(answer, y)
     places = order if "one order" in kind else other

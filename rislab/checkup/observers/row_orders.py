@@ -52,9 +52,9 @@ class _Order:
 
     def is_mixed_into(self, value: Tensor) -> bool:
         """Whether each row of a tensor is a weighted mean of that of the source and of that in this order."""
-        if self.shape != value.shape or not value.is_floating_point() or not self._first.is_floating_point():
+        if self.shape != value.shape or not value.is_floating_point():
             return False
-        way, gone = self._first - self._second, _few_of(value[:ROWS]).double() - self._second
+        way, gone = self._first - self._second, _few_of(value[:ROWS]) - self._second
         if way.shape[1] == 1:
             # A row of one number is a mean of any two others: one share has to fit all.
             way, gone = way.T, gone.T
@@ -66,10 +66,10 @@ class _Order:
 
 
 def _few_of(rows: Tensor) -> Tensor:
-    """A few numbers of each row, [R, numbers]."""
+    """A copy of a few numbers of each row, [R, numbers], float64."""
     flat = rows.detach().flatten(1) if rows.dim() > 1 else rows.detach()[:, None]
     few = flat[:, :: max(1, flat.shape[1] // NUMBERS)][:, :NUMBERS]
-    return few.double() if few.is_floating_point() else few.clone()
+    return few.to(torch.float64, copy=True)
 
 
 @dataclass(eq=False)
@@ -107,7 +107,7 @@ class RowOrders(Observer):
         fits = places.dtype is torch.int64 and places.dim() == 1 and ROWS <= len(places) == len(output)
         if fits and source.dim() and output.shape[1:] == source.shape[1:] and output.dtype is source.dtype:
             taken = _Taken(weakref.ref(output), places, len(source), weakref.ref(source))
-            if len(places) == len(source) and has_numbers(source) and has_numbers(places):
+            if len(places) == len(source) and not source.is_complex() and has_numbers(source) and has_numbers(places):
                 self._orders = [*self._orders[1 - ORDERS :], _Order(taken, source)]
             self._taken = [*[one for one in self._taken if one.result() is not None][-HELD:], taken]
 
